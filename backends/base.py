@@ -1,0 +1,104 @@
+"""What a backend is: a description and one method.
+
+To add one, write a class with `description` and `upscale`, and name it in `backends.registry`.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Value = bool | int | float | str
+Progress = Callable[[int, int], None]
+"""Called as (done, total) after each step; raises `Cancelled` when the client has gone."""
+Family = Literal["interpolation", "regression", "gan", "diffusion", "replay", "other"]
+
+
+class Cancelled(Exception):
+    """The client no longer waits for this request."""
+
+
+class Refused(Exception):
+    """A request that this model cannot serve; `field` names the part of the request that is wrong."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option that a request may set; the type of `default` is the option's type."""
+
+    name: str
+    default: Value
+    help: str
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a backend says of itself; the fields are those of `DescribeResponse` in the contract."""
+
+    name: str
+    family: Family
+    digest: str
+    scales: tuple[int, ...]
+    licence: str
+    domain: str
+    deterministic: bool = True
+    batch_exact: bool = False
+    minimum: int = 1
+    maximum: int = 0
+    multiple_of: int = 1
+    domain_minimum: int = 1
+    classes: tuple[str, ...] = ()
+    options: tuple[Option, ...] = ()
+    device: str = "cpu"
+    precision: str = "float32"
+    max_batch: int = 64
+    progress: bool = False
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one size, validated by the server.
+
+    `images` is (N, H, W, 3) uint8; `ids`, `seeds`, `classes` and `levels` have N entries; `options` is complete.
+    """
+
+    images: NDArray[np.uint8]
+    scale: int
+    ids: tuple[str, ...]
+    seeds: tuple[int, ...]
+    options: dict[str, Value] = field(default_factory=dict)
+    classes: tuple[int | None, ...] = ()
+    levels: tuple[float | None, ...] = ()
+
+
+class Backend(Protocol):
+    """An upscaler. `upscale` is called by one thread at a time."""
+
+    description: Description
+
+    def upscale(self, batch: Batch, progress: Progress) -> NDArray[np.uint8] | NDArray[np.floating]:
+        """Return (N, scale * H, scale * W, 3): uint8, or floats on the 0..255 scale that the server rounds.
+
+        Raises:
+            Refused: this model cannot serve the request.
+            Cancelled: from `progress`; let it pass.
+        """
+
+
+def code_digest(*paths: Path) -> str:
+    """SHA-256 over the names and contents of files: the digest of a backend's code and weights."""
+    digest = hashlib.sha256()
+    for path in sorted(paths, key=lambda p: p.name):
+        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""SR3: super-resolution by iterative refinement (Saharia et al., arXiv 2104.07636)."""

@@ -1,0 +1,154 @@
+"""The denoising U-Net of SR3 (arXiv 2104.07636, section 2 and appendix), sized for CPUs.
+
+From the paper: BigGAN residual blocks, skip connections scaled by 1/sqrt(2), the low-resolution image
+(bicubic-enlarged) concatenated to y_t, and the noise level gamma instead of a time step as input.
+Departures: pixel-unshuffle at the entrance and pixel-shuffle at the exit, so that no layer runs at full
+size; GroupNorm of 8 groups; attention in the middle only; the noise level scales and shifts (FiLM).
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SKIP = 1 / math.sqrt(2)
+
+
+class NoiseLevel(nn.Module):
+    """Embeds the noise level gamma in [0, 1] as a vector, by sinusoids of the angle t with gamma = cos(t pi/2)^2."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.mlp = nn.Sequential(nn.Linear(channels, 2 * channels), nn.SiLU(), nn.Linear(2 * channels, 2 * channels))
+
+    def forward(self, gamma: Tensor) -> Tensor:
+        """Map gamma of shape (N,) to an embedding of shape (N, 2 * channels)."""
+        t = torch.acos(gamma.float().clamp(0, 1).sqrt()) * (2 / math.pi)
+        half = self.channels // 2
+        frequency = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device) / half)
+        angle = 1000 * t[:, None] * frequency[None]
+        embedded: Tensor = self.mlp(torch.cat([angle.sin(), angle.cos()], dim=1))
+        return embedded
+
+
+class ResidualBlock(nn.Module):
+    """BigGAN residual block, resampling inside (`up`, `down` or `same`), modulated by the embedding."""
+
+    def __init__(self, c_in: int, c_out: int, c_emb: int, resample: str = "same") -> None:
+        super().__init__()
+        self.resample = resample
+        self.norm1 = nn.GroupNorm(8, c_in)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.emb = nn.Linear(c_emb, 2 * c_out)
+        self.norm2 = nn.GroupNorm(8, c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        nn.init.zeros_(self.conv2.weight)
+
+    def _resize(self, x: Tensor) -> Tensor:
+        if self.resample == "up":
+            return F.interpolate(x, scale_factor=2.0, mode="nearest")
+        if self.resample == "down":
+            return F.avg_pool2d(x, 2)
+        return x
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """Map (N, c_in, H, W) to (N, c_out, H', W')."""
+        h = self.conv1(self._resize(F.silu(self.norm1(x))))
+        scale, shift = self.emb(F.silu(emb))[:, :, None, None].chunk(2, dim=1)
+        h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
+        out: Tensor = (self.shortcut(self._resize(x)) + h) * SKIP
+        return out
+
+
+class Attention(nn.Module):
+    """Self-attention over all positions of a small feature map, four heads."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to the same shape."""
+        n, c, h, w = x.shape
+        q, k, v = self.qkv(self.norm(x)).reshape(n, 3, 4, c // 4, h * w).transpose(-1, -2).unbind(1)
+        a = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(n, c, h, w)
+        out: Tensor = (x + self.out(a)) * SKIP
+        return out
+
+
+class UNet(nn.Module):
+    """f(inputs, gamma, labels): the network that predicts the training target from noisy images.
+
+    Args:
+        c_in: channels of the input (6 for SR3: enlarged LR image and y_t; 3 for an unconditional model).
+        channels: width at the first level; `multipliers` give the width of each further level.
+        patch: factor of the pixel-unshuffle at the entrance.
+        labels: number of real-valued label inputs added to the embedding (0: none).
+    """
+
+    def __init__(  # noqa: PLR0913 - the five numbers of the paper's architecture tables, and two of ours
+        self,
+        *,
+        c_in: int = 6,
+        channels: int = 64,
+        multipliers: tuple[int, ...] = (1, 2, 2),
+        blocks: int = 2,
+        patch: int = 4,
+        labels: int = 0,
+    ) -> None:
+        super().__init__()
+        self.patch = patch
+        c_emb = 2 * channels
+        self.noise = NoiseLevel(channels)
+        self.label = nn.Sequential(nn.Linear(labels, c_emb), nn.SiLU(), nn.Linear(c_emb, c_emb)) if labels else None
+        self.entrance = nn.Conv2d(c_in * patch**2, channels, 3, padding=1)
+        self.down, self.middle, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        widths = [channels]
+        c = channels
+        for level, m in enumerate(multipliers):
+            if level:
+                self.down.append(ResidualBlock(c, c, c_emb, "down"))
+                widths.append(c)
+            for _ in range(blocks):
+                self.down.append(ResidualBlock(c, channels * m, c_emb))
+                c = channels * m
+                widths.append(c)
+        self.middle.extend([ResidualBlock(c, c, c_emb), Attention(c), ResidualBlock(c, c, c_emb)])
+        for level, m in reversed(list(enumerate(multipliers))):
+            for _ in range(blocks + 1):
+                self.up.append(ResidualBlock(c + widths.pop(), channels * m, c_emb))
+                c = channels * m
+            if level:
+                self.up.append(ResidualBlock(c, c, c_emb, "up"))
+        self.norm = nn.GroupNorm(8, c)
+        self.exit = nn.Conv2d(c, 3 * patch**2, 3, padding=1)
+        nn.init.zeros_(self.exit.weight)
+
+    @property
+    def multiple(self) -> int:
+        """Height and width of the input must be a multiple of this."""
+        return int(self.patch * 2 ** sum(getattr(b, "resample", "") == "down" for b in self.down))
+
+    def forward(self, x: Tensor, gamma: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map (N, c_in, H, W) and gamma (N,) to (N, 3, H, W)."""
+        emb = self.noise(gamma)
+        if self.label is not None and labels is not None:
+            emb = emb + self.label(labels)
+        h = self.entrance(F.pixel_unshuffle(x, self.patch))
+        skips = [h]
+        for block in self.down:
+            h = block(h, emb)
+            skips.append(h)
+        for block in self.middle:
+            h = block(h) if isinstance(block, Attention) else block(h, emb)
+        for block in self.up:
+            joined = h if block.resample == "up" else torch.cat([h, skips.pop()], dim=1)
+            h = block(joined, emb)
+        out: Tensor = F.pixel_shuffle(self.exit(F.silu(self.norm(h))), self.patch)
+        return out

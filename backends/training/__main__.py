@@ -1,0 +1,35 @@
+"""`python -m backends.training CONFIG`: train one model, or continue it, then write its weights and card."""
+
+import sys
+from pathlib import Path
+
+from backends.training.config import ConfigError, load_config
+
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    if len(sys.argv) != 2:
+        print("usage: python -m backends.training CONFIG.yaml", file=sys.stderr)
+        return 2
+    try:
+        config = load_config(Path(sys.argv[1]))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    from backends.training.loop import Trainer
+
+    folder = Path("runs/training") / config.name
+    try:
+        trainer = Trainer(config, folder)
+        trainer.train()
+    except FileNotFoundError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"stopped; the same command continues from {folder}", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

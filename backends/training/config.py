@@ -1,0 +1,62 @@
+"""What a training config may say: one YAML file a model, checked field by field."""
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class ConfigError(Exception):
+    """A training config is missing, is not YAML, or has a wrong field."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Network(_Strict):
+    """Size of the U-Net (see `backends.sr3.unet.UNet`)."""
+
+    channels: int = Field(64, ge=8, multiple_of=8)
+    multipliers: tuple[int, ...] = (1, 2, 2)
+    blocks: int = Field(2, ge=1)
+    patch: int = Field(4, ge=1)
+
+
+class TrainingConfig(_Strict):
+    """One model: its task, data, network and optimisation."""
+
+    name: str = Field(pattern=r"^[a-z0-9-]+$")
+    task: Literal["sr3", "portraits"]
+    train: str
+    validation: str
+    low: int = Field(16, ge=4)
+    high: int = Field(64, ge=8)
+    network: Network = Network()
+    steps: int = Field(ge=1)
+    batch: int = Field(32, ge=1)
+    learning_rate: float = Field(3e-4, gt=0)
+    final_learning_rate: float = Field(1e-5, gt=0)
+    warmup: int = Field(200, ge=1)
+    ema: float = Field(0.999, gt=0, lt=1)
+    seed: int = 0
+    checkpoint_every: int = Field(500, ge=1)
+
+
+def load_config(path: Path) -> TrainingConfig:
+    """Read and check a config file.
+
+    Raises:
+        ConfigError: one line that names the file and the field.
+    """
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {error}".replace("\n", " ")) from error
+    try:
+        return TrainingConfig.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ConfigError(f"{path}: {field}: {first['msg']}") from error

@@ -1,0 +1,90 @@
+"""Training images: decoded once, resized by the product's one resize, kept as uint8 arrays on disk."""
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from harness.resize import resize, to_uint8
+
+RACES = ("white", "black", "asian", "indian", "other")
+GENDERS = ("male", "female")
+
+
+def data_root() -> Path:
+    """The folder that holds the data sets: $HARNESS_DATA, else ../shared/data."""
+    return Path(os.environ.get("HARNESS_DATA", "../shared/data"))
+
+
+def load_images(spec: str, size: int) -> NDArray[np.uint8]:
+    """All images of `FOLDER#SPLIT` as (N, size, size, 3) uint8, centre-cropped and resized; cached under .cache/."""
+    files = _files(spec)
+    key = hashlib.sha256("".join(f"{f}{f.stat().st_size}{size}" for f in files).encode()).hexdigest()[:16]
+    cache = Path(".cache/training") / f"{key}.npy"
+    if not cache.exists():
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        images = np.stack([_decode(b, size) for f in files for b in _bytes(f)])
+        partial = cache.with_name(cache.name + ".part.npy")
+        np.save(partial, images)
+        partial.rename(cache)
+    loaded: NDArray[np.uint8] = np.load(cache)
+    return loaded
+
+
+def load_labels(spec: str) -> Tensor:
+    """Labels of `FOLDER#SPLIT` as (N, 9) float: one-hot race (5) and gender (2), age / 100, and a constant 1."""
+    frame = pd.concat([pq.read_table(f, columns=["age", "gender", "race"]).to_pandas() for f in _files(spec)])
+    return label_vectors(list(frame["race"]), list(frame["gender"]), list(frame["age"]))
+
+
+def label_vectors(races: list[str], genders: list[str], ages: list[float]) -> Tensor:
+    """The (N, 9) conditioning vectors of the portrait generator; an all-zero row means "no label"."""
+    vectors = torch.zeros(len(races), 9)
+    for i, (race, gender, age) in enumerate(zip(races, genders, ages, strict=True)):
+        vectors[i, RACES.index(race)] = 1
+        vectors[i, 5 + GENDERS.index(gender)] = 1
+        vectors[i, 7] = age / 100
+        vectors[i, 8] = 1
+    return vectors
+
+
+def batches(count: int, batch: int, seed: int, first: int) -> Iterator[tuple[int, Tensor]]:
+    """(step, indices) from step `first` on, each epoch a permutation drawn from (seed, epoch) alone."""
+    per_epoch = count // batch
+    step = first
+    while True:
+        epoch, place = divmod(step, per_epoch)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        for i in range(place, per_epoch):
+            yield step, order[i * batch : (i + 1) * batch]
+            step += 1
+
+
+def _files(spec: str) -> list[Path]:
+    folder, _, split = spec.partition("#")
+    files = sorted((data_root() / folder).glob(f"{split}-*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"{data_root() / folder}: no {split}-*.parquet; set HARNESS_DATA to the data folder")
+    return files
+
+
+def _bytes(file: Path) -> Iterator[bytes]:
+    for chunk in pq.ParquetFile(file).iter_batches(batch_size=256, columns=["image"]):
+        for row in chunk.to_pylist():
+            yield row["image"]["bytes"]
+
+
+def _decode(data: bytes, size: int) -> NDArray[np.uint8]:
+    image = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.float64)
+    side = min(image.shape[:2])
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    return to_uint8(resize(image[top : top + side, left : left + side], size, size))
