@@ -1,18 +1,18 @@
 """Every error that the harness raises on purpose; each message says what, where, and what to do, in one line.
 
-    HarnessError
-    |-- ConfigError        a suite, an option or a command line is wrong
-    |-- DatasetError       a dataset cannot be read at all
-    |-- ImageError         one image cannot be used (the rest of its dataset can)
-    |-- WeightsError       metric weights are missing or are not what their hash says
-    |-- StoreError         the run folder cannot be written or does not fit the command
-    `-- BackendError       a backend failed; costs its own cases, not the run
-        |-- BadRequest         it refused the request
-        |-- Unavailable        it is not there (never started, died, connection lost)
-        |-- DeadlineExceeded   it did not answer in time
-        |-- BackendFailed      it answered with an error of its own
-        |-- Incompatible       it is not an upscaler, or lacks what the suite asks for
-        `-- ContractBroken     its answer breaks the contract (size, count, digest, finite range)
+HarnessError
+|-- BackendError       a backend failed; costs its own cases, not the run
+|   |-- BadRequest         it refused the request
+|   |-- Unavailable        it is not there (never started, died, connection lost)
+|   |-- DeadlineExceeded   it did not answer in time
+|   |-- BackendFailed      it answered with an error of its own
+|   |-- Incompatible       it is not an upscaler, or lacks what the suite asks for
+|   `-- ContractBroken     its answer breaks the contract (size, count, digest, finite range)
+|-- ConfigError        a suite, an option or a command line is wrong
+|-- DatasetError       a dataset cannot be read at all
+|-- ImageError         one image cannot be used (the rest of its dataset can)
+|-- WeightsError       metric weights are missing or are not what their hash says
+`-- StoreError         the run folder cannot be written or does not fit the command
 """
 
 

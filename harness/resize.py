@@ -69,4 +69,5 @@ def resize(image: NDArray[np.floating], height: int, width: int, kernel: str = "
 
 def to_uint8(image: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Round a float image on the 0..255 scale to 8 bit: half up, clipped."""
-    return np.clip(np.floor(image + 0.5), 0, 255).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.clip(np.floor(image + 0.5), 0, 255).astype(np.uint8)
+    return rounded

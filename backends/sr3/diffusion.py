@@ -5,6 +5,7 @@ inference. A network may predict eps (the paper's target) or v = sqrt(gamma) eps
 (Salimans and Ho, arXiv 2202.00512), which stays defined at gamma = 0.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -31,7 +32,7 @@ def diffuse(y0: Tensor, eps: Tensor, gamma: Tensor) -> Tensor:
 
 
 def v_target(y0: Tensor, eps: Tensor, gamma: Tensor) -> Tensor:
-    """v = sqrt(gamma) eps - sqrt(1 - gamma) y_0 (arXiv 2202.00512, section 4)."""
+    """V = sqrt(gamma) eps - sqrt(1 - gamma) y_0 (arXiv 2202.00512, section 4)."""
     g = _column(gamma)
     return g.sqrt() * eps - (1 - g).sqrt() * y0
 
@@ -43,7 +44,7 @@ def from_v(y_t: Tensor, v: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gammas(steps: int) -> list[float]:
-    """gamma at the ends of `steps` equal intervals of t, from t = 1 down to t = 0 (trailing spacing)."""
+    """Gamma at the ends of `steps` equal intervals of t, from t = 1 down to t = 0 (trailing spacing)."""
     values = [math.cos(math.pi / 2 * (1 - i / steps)) ** 2 for i in range(steps + 1)]
     return [0.0, *values[1:-1], 1.0]
 
@@ -61,7 +62,7 @@ def ddim(denoise: Denoiser, y: Tensor, steps: int, on_step: Callable[[int], None
         A sample of y_0.
     """
     levels = gammas(steps)
-    for i, (g, g_next) in enumerate(zip(levels, levels[1:], strict=False)):
+    for i, (g, g_next) in enumerate(itertools.pairwise(levels)):
         y = _step(denoise, y, g, g_next)
         on_step(i + 1)
     return y
@@ -82,7 +83,7 @@ def ancestral(
     marginal of the predicted y_0 instead.
     """
     levels = gammas(steps)
-    for i, (g, g_next) in enumerate(zip(levels, levels[1:], strict=False)):
+    for i, (g, g_next) in enumerate(itertools.pairwise(levels)):
         gamma = torch.full((len(y),), g, device=y.device)
         y0, eps = from_v(y, denoise(y, gamma), gamma)
         if g_next == 1.0:

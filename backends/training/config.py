@@ -18,10 +18,10 @@ class _Strict(BaseModel):
 class Network(_Strict):
     """Size of the U-Net (see `backends.sr3.unet.UNet`)."""
 
-    channels: int = Field(64, ge=8, multiple_of=8)
+    channels: int = Field(default=64, ge=8, multiple_of=8)
     multipliers: tuple[int, ...] = (1, 2, 2)
-    blocks: int = Field(2, ge=1)
-    patch: int = Field(4, ge=1)
+    blocks: int = Field(default=2, ge=1)
+    patch: int = Field(default=4, ge=1)
 
 
 class TrainingConfig(_Strict):
@@ -31,17 +31,17 @@ class TrainingConfig(_Strict):
     task: Literal["sr3", "portraits"]
     train: str
     validation: str
-    low: int = Field(16, ge=4)
-    high: int = Field(64, ge=8)
+    low: int = Field(default=16, ge=4)
+    high: int = Field(default=64, ge=8)
     network: Network = Network()
     steps: int = Field(ge=1)
-    batch: int = Field(32, ge=1)
-    learning_rate: float = Field(3e-4, gt=0)
-    final_learning_rate: float = Field(1e-5, gt=0)
-    warmup: int = Field(200, ge=1)
-    ema: float = Field(0.999, gt=0, lt=1)
+    batch: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=3e-4, gt=0)
+    final_learning_rate: float = Field(default=1e-5, gt=0)
+    warmup: int = Field(default=200, ge=1)
+    ema: float = Field(default=0.999, gt=0, lt=1)
     seed: int = 0
-    checkpoint_every: int = Field(500, ge=1)
+    checkpoint_every: int = Field(default=500, ge=1)
 
 
 def load_config(path: Path) -> TrainingConfig:

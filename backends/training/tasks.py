@@ -4,6 +4,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -49,7 +50,7 @@ def v_loss(network: nn.Module, y0: Tensor, rng: torch.Generator, **inputs: Tenso
     return F.mse_loss(prediction.float(), v_target(y0, eps, gamma))
 
 
-def to_model(images: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+def to_model(images: NDArray[np.uint8]) -> Tensor:
     """uint8 (N, H, W, 3) -> float (N, 3, H, W) in [-1, 1]."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
@@ -101,7 +102,9 @@ class SR3Task:
     def validation_loss(self, network: nn.Module) -> float:
         """See `Task.validation_loss`."""
         rng = torch.Generator().manual_seed(1)
-        parts = [self._loss(network, to_model(self.held_out[i : i + 64]), rng) for i in range(0, len(self.held_out), 64)]
+        parts = [
+            self._loss(network, to_model(self.held_out[i : i + 64]), rng) for i in range(0, len(self.held_out), 64)
+        ]
         return float(torch.stack(parts).mean())
 
     def metadata(self) -> dict[str, str]:
