@@ -12,7 +12,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Value = bool | int | float | str
+from protos.values import Value
+
 Progress = Callable[[int, int], None]
 """Called as (done, total) after each step; raises `Cancelled` when the client has gone."""
 Family = Literal["interpolation", "regression", "gan", "diffusion", "replay", "other"]

@@ -16,12 +16,14 @@ def main() -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    from backends.training.card import export
     from backends.training.loop import Trainer
 
     folder = Path("runs/training") / config.name
     try:
         trainer = Trainer(config, folder)
         trainer.train()
+        print(f"weights: {export(config, trainer.task.metadata())}")
     except FileNotFoundError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,0 +1,35 @@
+"""The names of the backends that ship with the product. Add yours here, or serve it anywhere and attach by address."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from backends.base import Backend
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A backend by name: where its class is, and one line for lists. Nothing is imported until `load`."""
+
+    name: str
+    target: str
+    summary: str
+
+    def load(self) -> Callable[[], Backend]:
+        """Import the class."""
+        module, _, attribute = self.target.partition(":")
+        factory: Callable[[], Backend] = getattr(importlib.import_module(module), attribute)
+        return factory
+
+
+ENTRIES = {
+    entry.name: entry
+    for entry in (
+        Entry("nearest", "backends.interpolation:Nearest", "nearest neighbour"),
+        Entry("bicubic", "backends.interpolation:Bicubic", "bicubic, a = -0.5: the control of every audit"),
+        Entry("lanczos", "backends.interpolation:Lanczos", "Lanczos with three lobes"),
+        Entry("realesrgan", "backends.realesrgan:RealESRGAN", "Real-ESRGAN x4plus and animevideov3 (GAN, x4)"),
+        Entry("sr3", "backends.sr3.backend:SR3", "SR3 diffusion for faces, 16 -> 64"),
+        Entry("faulty", "backends.faulty:Faulty", "misbehaves on request; for tests of harnesses"),
+    )
+}

@@ -1,0 +1,29 @@
+"""`python -m backends.serve NAME`: serve one of the product's backends in this process."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from backends.registry import ENTRIES
+from backends.server import AddressInUse, serve
+
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m backends.serve")
+    parser.add_argument("name", choices=sorted(ENTRIES))
+    parser.add_argument("--address", default="127.0.0.1:0", help="host:port; port 0 chooses a free one")
+    parser.add_argument("--handshake", type=Path, help="file that receives host:port once the server is ready")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    try:
+        serve(ENTRIES[arguments.name].load(), arguments.address, arguments.handshake)
+    except (AddressInUse, OSError, ValueError, RuntimeError) as error:
+        print(f"error: {arguments.name}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,310 @@
+"""The gRPC server around any backend: validation, one lock for the device, cancellation, health, typed errors."""
+
+import contextlib
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NoReturn
+
+import grpc
+import numpy as np
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+from numpy.typing import NDArray
+
+from backends.base import Backend, Batch, Cancelled, Description, Progress, Refused
+from backends.validation import Violation, header_violations, to_batch, violations
+from harness.resize import to_uint8
+from protos import CHUNK_BYTES, MAX_MESSAGE_BYTES, MESSAGE_OPTIONS, SERVICE
+from protos.upscaler.v1 import upscaler_pb2 as pb
+from protos.upscaler.v1 import upscaler_pb2_grpc as pb_grpc
+from protos.values import option_message
+
+log = logging.getLogger(__name__)
+
+WORKERS = 8
+"""Handler threads: calls beyond the one that computes wait for the device or are answered at once."""
+
+
+class UpscalerServicer(pb_grpc.UpscalerServiceServicer):
+    """Serves one backend; the model runs in one thread at a time."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.description = backend.description
+        self.device = threading.Lock()
+
+    def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeResponse:  # noqa: ARG002, N802 - gRPC's signature
+        """Answer with the backend's description."""
+        return describe_message(self.description)
+
+    def Upscale(self, request: pb.UpscaleRequest, context: grpc.ServicerContext) -> pb.UpscaleResponse:  # noqa: N802 - gRPC's name
+        """Upscale a batch in one message."""
+        refuse_if(violations(request, self.description), context)
+        return self.compute(request, context, lambda _done, _total: None)
+
+    def UpscaleStream(  # noqa: N802 - gRPC's name
+        self, request_iterator: Iterator[pb.UpscaleStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.UpscaleStreamResponse]:
+        """Upscale a batch in chunks, with progress."""
+        request = self._receive(request_iterator, context)
+        messages: queue.SimpleQueue[pb.UpscaleStreamResponse | pb.UpscaleResponse | BaseException] = queue.SimpleQueue()
+
+        def progress(done: int, total: int) -> None:
+            messages.put(pb.UpscaleStreamResponse(progress=pb.Progress(done=done, total=total)))
+
+        def work() -> None:
+            try:
+                messages.put(self.compute(request, context, progress))
+            except BaseException as error:  # noqa: BLE001 - handed to the calling thread, which raises it
+                messages.put(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        while not isinstance(message := messages.get(), pb.UpscaleResponse):
+            if isinstance(message, BaseException):
+                raise message
+            yield message
+        yield from response_messages(message)
+
+    def _receive(self, messages: Iterator[pb.UpscaleStreamRequest], context: grpc.ServicerContext) -> pb.UpscaleRequest:
+        first = next(messages, None)
+        if first is None or first.WhichOneof("message") != "header":
+            refuse_if([("header", "must come first")], context)
+        request = pb.UpscaleRequest()
+        request.CopyFrom(first.header)  # type: ignore[union-attr]
+        refuse_if(header_violations(request, self.description), context)
+        size = request.images[0].height * request.images[0].width * 3
+        pixels = bytearray()
+        for message in messages:
+            pixels += message.chunk
+            if len(message.chunk) > CHUNK_BYTES or len(pixels) > size * len(request.images):
+                refuse_if([("chunk", "is larger than 1 MiB or exceeds the sizes in the header")], context)
+        for i, image in enumerate(request.images):
+            image.data = bytes(pixels[i * size : (i + 1) * size])
+        refuse_if(violations(request, self.description), context)
+        return request
+
+    def compute(
+        self, request: pb.UpscaleRequest, context: grpc.ServicerContext, progress: Progress
+    ) -> pb.UpscaleResponse:
+        """Run the model on a valid request and answer with checked pixels and times."""
+        arrived = time.perf_counter()
+        batch = to_batch(request, self.description)
+        with self._device(context):
+            started = time.perf_counter()
+            output = self._upscale(batch, context, progress)
+            finished = time.perf_counter()
+        return pb.UpscaleResponse(
+            images=[
+                pb.OutputImage(id=name, height=image.shape[0], width=image.shape[1], data=image.tobytes())
+                for name, image in zip(batch.ids, output, strict=True)
+            ],
+            digest=self.description.digest,
+            queue_time=duration(started - arrived),
+            compute_time=duration(finished - started),
+        )
+
+    @contextlib.contextmanager
+    def _device(self, context: grpc.ServicerContext) -> Iterator[None]:
+        while not self.device.acquire(timeout=0.5):
+            if not context.is_active():
+                abort(context, code_pb2.CANCELLED, "the client left while waiting")
+        try:
+            yield
+        finally:
+            self.device.release()
+
+    def _upscale(self, batch: Batch, context: grpc.ServicerContext, progress: Progress) -> NDArray[np.uint8]:
+        def step(done: int, total: int) -> None:
+            if not context.is_active():
+                raise Cancelled
+            progress(done, total)
+
+        try:
+            step(0, 1)
+            return checked_pixels(self.backend.upscale(batch, step), batch)
+        except Cancelled:
+            abort(context, code_pb2.CANCELLED, "the client left")
+        except Refused as error:
+            refuse_if([(error.field, str(error))], context)
+        except MemoryError:
+            abort(context, code_pb2.RESOURCE_EXHAUSTED, "out of memory; send fewer or smaller images")
+        except Exception as error:
+            log.exception("upscale failed")
+            code = code_pb2.RESOURCE_EXHAUSTED if "out of memory" in str(error).lower() else code_pb2.INTERNAL
+            abort(context, code, f"{type(error).__name__}: {error}"[:500])
+        raise AssertionError  # abort raises
+
+
+def checked_pixels(output: NDArray[np.uint8] | NDArray[np.floating], batch: Batch) -> NDArray[np.uint8]:
+    """The model's output as uint8 of the right shape.
+
+    Raises:
+        ValueError: the shape is wrong or a value is not finite.
+    """
+    n, height, width, channels = batch.images.shape
+    expected = (n, height * batch.scale, width * batch.scale, channels)
+    if output.shape != expected:
+        raise ValueError(f"the model returned shape {output.shape}; {expected} was expected")
+    if output.dtype == np.uint8:
+        return np.asarray(output, np.uint8)
+    if not np.isfinite(output).all():
+        raise ValueError("the model returned values that are not finite (NaN or infinity)")
+    return to_uint8(np.asarray(output, np.float64))
+
+
+def describe_message(d: Description) -> pb.DescribeResponse:
+    """A description as its wire message."""
+    capabilities = [pb.CAPABILITY_STREAM, *([pb.CAPABILITY_PROGRESS] if d.progress else [])]
+    return pb.DescribeResponse(
+        name=d.name,
+        family=f"FAMILY_{d.family.upper()}",
+        digest=d.digest,
+        scales=d.scales,
+        sizes=pb.SizeRequirements(
+            minimum=d.minimum, maximum=d.maximum, multiple_of=d.multiple_of, domain_minimum=d.domain_minimum
+        ),
+        channels=3,
+        deterministic=d.deterministic,
+        batch_exact=d.batch_exact,
+        classes=d.classes,
+        options=[
+            pb.OptionSpec(
+                name=o.name,
+                help=o.help,
+                default_value=option_message(o.default),
+                choices=o.choices,
+                minimum=o.minimum,
+                maximum=o.maximum,
+            )
+            for o in d.options
+        ],
+        device=d.device,
+        precision=d.precision,
+        licence=d.licence,
+        capabilities=capabilities,
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        max_batch=d.max_batch,
+        domain=d.domain,
+    )
+
+
+def response_messages(response: pb.UpscaleResponse) -> Iterator[pb.UpscaleStreamResponse]:
+    """A response as stream messages: the header without pixels, then the pixels in chunks."""
+    pixels = b"".join(image.data for image in response.images)
+    for image in response.images:
+        image.data = b""
+    yield pb.UpscaleStreamResponse(header=response)
+    for start in range(0, len(pixels), CHUNK_BYTES):
+        yield pb.UpscaleStreamResponse(chunk=pixels[start : start + CHUNK_BYTES])
+
+
+def duration(seconds: float) -> duration_pb2.Duration:
+    """Seconds as a protobuf duration."""
+    return duration_pb2.Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
+
+
+def abort(context: grpc.ServicerContext, code: int, message: str, *details: any_pb2.Any) -> NoReturn:
+    """End the call with a google.rpc.Status."""
+    status = status_pb2.Status(code=code, message=message, details=details)
+    context.abort_with_status(rpc_status.to_status(status))
+
+
+def refuse_if(found: list[Violation], context: grpc.ServicerContext) -> None:
+    """End the call with INVALID_ARGUMENT and field violations, if there are any."""
+    if not found:
+        return
+    detail = any_pb2.Any()
+    detail.Pack(
+        error_details_pb2.BadRequest(
+            field_violations=[
+                error_details_pb2.BadRequest.FieldViolation(field=name, description=text) for name, text in found[:20]
+            ]
+        )
+    )
+    message = "; ".join(f"{name} {text}" for name, text in found[:3])
+    abort(context, code_pb2.INVALID_ARGUMENT, message, detail)
+
+
+class AddressInUse(Exception):
+    """The server cannot listen on the address it was given."""
+
+
+def start(servicer: UpscalerServicer, address: str) -> tuple[grpc.Server, health.HealthServicer, int]:
+    """Start serving on `address` (`host:port`; port 0 chooses a free one), reported as SERVING.
+
+    Returns:
+        The server, its health service and the port.
+
+    Raises:
+        AddressInUse: nothing can listen there.
+    """
+    options = [*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0)]
+    server = grpc.server(ThreadPoolExecutor(WORKERS), options=options)
+    pb_grpc.add_UpscalerServiceServicer_to_server(servicer, server)
+    state = health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(state, server)
+    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise AddressInUse(f"cannot listen on {address}: the port is in use or the host is not here") from error
+    server.start()
+    for name in ("", SERVICE):
+        state.set(name, health_pb2.HealthCheckResponse.SERVING)
+    return server, state, port
+
+
+def serve(make: Callable[[], Backend], address: str, handshake: Path | None) -> None:
+    """Load a backend, warm it up and serve it until SIGTERM, SIGINT or (with a handshake) the end of stdin.
+
+    Args:
+        make: creates the backend.
+        address: where to listen.
+        handshake: file that receives `host:port` once the server is ready; the parent keeps our stdin open,
+            so that we end when it does.
+    """
+    backend = make()
+    servicer_type = getattr(backend, "servicer", UpscalerServicer)
+    servicer: UpscalerServicer = servicer_type(backend)
+    warm_up(backend)
+    server, state, port = start(servicer, address)
+    host = address.rpartition(":")[0]
+    done = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: done.set())
+    if handshake is not None:
+        partial = handshake.with_suffix(".part")
+        partial.write_text(f"{host}:{port}")
+        partial.rename(handshake)
+        threading.Thread(target=_wait_for_parent, args=(done,), daemon=True).start()
+    print(f"{backend.description.name} serves on {host}:{port}", flush=True)
+    done.wait()
+    state.enter_graceful_shutdown()
+    server.stop(grace=2).wait()
+
+
+def _wait_for_parent(done: threading.Event) -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    done.set()
+
+
+def warm_up(backend: Backend) -> None:
+    """Run the smallest input once, so that the first request finds everything loaded."""
+    d = backend.description
+    side = max(d.minimum, d.multiple_of, min(16, d.maximum or 16))
+    options = {option.name: option.default for option in d.options}
+    images = np.zeros((1, side, side, 3), np.uint8)
+    batch = Batch(images, d.scales[0], ("warm-up",), (0,), options, (None,), (None,))
+    backend.upscale(batch, lambda _done, _total: None)

@@ -1,0 +1,101 @@
+"""SR3 as a backend: noise and the enlarged image in, a face out, by a sampler of `backends.sr3.diffusion`."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from torch import Tensor
+
+import harness.resize
+from backends.base import Batch, Description, Option, Progress, code_digest
+from backends.sr3 import diffusion, unet
+from harness.resize import resize_matrix
+
+WEIGHTS = Path(__file__).parent.parent / "weights" / "sr3-16-64.safetensors"
+
+
+class SR3:
+    """The shipped 16 -> 64 face model; its card lies beside the weights."""
+
+    def __init__(self) -> None:
+        self.network, metadata = load_network(WEIGHTS)
+        self.std = float(metadata["std"])
+        low, high = int(metadata["low"]), int(metadata["high"])
+        scale = high // low
+        self.description = Description(
+            name="sr3",
+            family="diffusion",
+            digest=code_digest(
+                Path(__file__), Path(diffusion.__file__), Path(unet.__file__), Path(harness.resize.__file__), WEIGHTS
+            ),
+            scales=(scale,),
+            licence="Apache-2.0 code; weights for non-commercial research only (trained on UTKFace)",
+            domain=f"aligned faces of {low} x {low} pixels",
+            deterministic=False,
+            minimum=low,
+            maximum=4 * low,
+            multiple_of=max(1, self.network.multiple // scale),
+            domain_minimum=low,
+            options=(
+                Option("steps", 8, "network evaluations for each image", minimum=1, maximum=1000),
+                Option("sampler", "ddim", "ddim: deterministic; ancestral: the paper's", choices=("ddim", "ancestral")),
+            ),
+            progress=True,
+        )
+
+    @torch.inference_mode()
+    def upscale(self, batch: Batch, progress: Progress) -> NDArray[np.floating]:
+        """See `Backend.upscale`."""
+        up = enlarge(batch.images, batch.scale)
+        generators = [torch.Generator().manual_seed(seed) for seed in batch.seeds]
+        noise = partial(draw, generators, up.shape[1:])
+        steps = int(batch.options["steps"])
+        residual = self._sample(up, noise, steps, str(batch.options["sampler"]), progress)
+        output: NDArray[np.floating] = ((up + self.std * residual + 1) * 127.5).permute(0, 2, 3, 1).numpy()
+        return output
+
+    def _sample(self, up: Tensor, noise: partial[Tensor], steps: int, sampler: str, progress: Progress) -> Tensor:
+        def denoise(y: Tensor, gamma: Tensor) -> Tensor:
+            x = torch.cat([up, y], dim=1).contiguous(memory_format=torch.channels_last)
+            predicted: Tensor = self.network(x, gamma)
+            return predicted
+
+        def on_step(done: int) -> None:
+            progress(done, steps)
+
+        if sampler == "ancestral":
+            return diffusion.ancestral(denoise, noise(), steps, on_step, noise)
+        return diffusion.ddim(denoise, noise(), steps, on_step)
+
+
+def load_network(path: Path) -> tuple[unet.UNet, dict[str, str]]:
+    """The U-Net of a weights file, its parameters as float32, and the file's metadata.
+
+    Raises:
+        ValueError: the file is not a whole set of weights for the network that its metadata describes.
+    """
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata() or {})
+        tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict
+    try:
+        network = unet.UNet(**json.loads(metadata["network"]))
+        network.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path.name}: not the weights of this network: {error}") from error
+    return network.eval().to(memory_format=torch.channels_last), metadata
+
+
+def enlarge(images: NDArray[np.uint8], scale: int) -> Tensor:
+    """(N, H, W, 3) uint8 -> (N, 3, scale H, scale W) float32 in about [-1, 1], by the one resize."""
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 127.5 - 1
+    rows, columns = (torch.from_numpy(resize_matrix(n, n * scale).copy()) for n in images.shape[1:3])
+    return (rows @ x @ columns.T).float()
+
+
+def draw(generators: list[torch.Generator], shape: tuple[int, ...]) -> Tensor:
+    """Standard normal noise, each image's from its own generator."""
+    return torch.stack([torch.randn(shape, generator=generator) for generator in generators])

@@ -1,0 +1,112 @@
+"""Checks a request against a backend's description, and gives the batch that the model sees."""
+
+import math
+
+import numpy as np
+
+from backends.base import Batch, Description, Option
+from protos.upscaler.v1 import upscaler_pb2 as pb
+from protos.values import option_value
+
+MAX_PIXELS = 64 * 2**20
+"""Largest number of output pixels of one request."""
+
+Violation = tuple[str, str]
+"""(field of the request, what is wrong with it)."""
+
+
+def violations(request: pb.UpscaleRequest, description: Description) -> list[Violation]:
+    """Everything that is wrong with a request whose pixels have arrived; empty if nothing is."""
+    found = header_violations(request, description)
+    for i, image in enumerate(request.images):
+        if len(image.data) != image.height * image.width * 3:
+            expected = f"{image.height} x {image.width} x 3 = {image.height * image.width * 3}"
+            found.append((f"images[{i}].data", f"has {len(image.data)} bytes; {expected} are needed"))
+    return found
+
+
+def header_violations(request: pb.UpscaleRequest, description: Description) -> list[Violation]:
+    """Everything that is wrong with a request, its pixels left aside."""
+    found: list[Violation] = []
+    if request.scale not in description.scales:
+        found.append(("scale", f"{request.scale} is not one of {list(description.scales)}"))
+    if not 1 <= len(request.images) <= description.max_batch:
+        found.append(("images", f"holds {len(request.images)} images; 1 to {description.max_batch} are accepted"))
+        return found
+    found += _size_violations(request, description)
+    if len({image.id for image in request.images}) != len(request.images):
+        found.append(("images", "holds an id twice"))
+    for i, image in enumerate(request.images):
+        found += [(f"images[{i}].{name}", text) for name, text in _image_violations(image, description)]
+    known = {option.name: option for option in description.options}
+    for name, value in request.options.items():
+        found += [(f"options.{name[:40]}", text) for text in _option_violations(known.get(name), value)]
+    return found
+
+
+def _size_violations(request: pb.UpscaleRequest, d: Description) -> list[Violation]:
+    sizes = {(image.height, image.width) for image in request.images}
+    if len(sizes) > 1:
+        return [("images", "are not all of one size")]
+    height, width = sizes.pop()
+    small, large = min(height, width), max(height, width)
+    found = []
+    if small < d.minimum:
+        found.append(("images[0]", f"is {height} x {width}; at least {d.minimum} x {d.minimum} is needed"))
+    if d.maximum and large > d.maximum:
+        found.append(("images[0]", f"is {height} x {width}; at most {d.maximum} x {d.maximum} is accepted"))
+    if height % d.multiple_of or width % d.multiple_of:
+        found.append(("images[0]", f"is {height} x {width}; multiples of {d.multiple_of} are needed"))
+    if height * width * len(request.images) * max(1, request.scale) ** 2 > MAX_PIXELS:
+        found.append(("images", f"would make more than {MAX_PIXELS} pixels; send fewer or smaller images"))
+    return found
+
+
+def _image_violations(image: pb.InputImage, d: Description) -> list[Violation]:
+    found = []
+    if not 1 <= len(image.id) <= 256:
+        found.append(("id", f"has {len(image.id)} characters; 1 to 256 are accepted"))
+    if image.HasField("class_index") and image.class_index >= len(d.classes):
+        found.append(("class_index", f"{image.class_index} is not below {len(d.classes)}, the number of classes"))
+    level = image.conditioning_level
+    if image.HasField("conditioning_level") and not (math.isfinite(level) and 0 <= level <= 1):
+        found.append(("conditioning_level", f"{level} is not in [0, 1]"))
+    return found
+
+
+def _option_violations(option: Option | None, message: pb.OptionValue) -> list[str]:
+    if option is None:
+        return ["is not an option of this backend"]
+    value = option_value(message)
+    if type(value) is not type(option.default):
+        return [f"must be of type {type(option.default).__name__}"]
+    if isinstance(value, str):
+        return [f"must be one of {list(option.choices)}"] if option.choices and value not in option.choices else []
+    number = float(value or 0)
+    if not math.isfinite(number):
+        return ["must be finite"]
+    if option.minimum is not None and number < option.minimum:
+        return [f"must be at least {option.minimum:g}"]
+    if option.maximum is not None and number > option.maximum:
+        return [f"must be at most {option.maximum:g}"]
+    return []
+
+
+def to_batch(request: pb.UpscaleRequest, description: Description) -> Batch:
+    """The batch of a request without violations, its options completed by the defaults."""
+    first = request.images[0]
+    shape = (first.height, first.width, 3)
+    images = np.stack([np.frombuffer(image.data, np.uint8).reshape(shape) for image in request.images])
+    options = {option.name: option.default for option in description.options}
+    options |= {name: value for name, m in request.options.items() if (value := option_value(m)) is not None}
+    return Batch(
+        images=images,
+        scale=request.scale,
+        ids=tuple(image.id for image in request.images),
+        seeds=tuple(image.seed for image in request.images),
+        options=options,
+        classes=tuple(image.class_index if image.HasField("class_index") else None for image in request.images),
+        levels=tuple(
+            image.conditioning_level if image.HasField("conditioning_level") else None for image in request.images
+        ),
+    )

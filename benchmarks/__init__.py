@@ -1,0 +1,1 @@
+"""What is measured: suites (YAML) and the project's own performance benchmarks."""

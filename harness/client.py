@@ -1,0 +1,266 @@
+"""The client of one backend: typed calls, deadlines, and checks of every answer against the contract."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import grpc
+import numpy as np
+from google.rpc import code_pb2, error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+from numpy.typing import NDArray
+
+from harness.errors import (
+    BackendError,
+    BackendFailed,
+    BadRequest,
+    ConfigError,
+    ContractBroken,
+    DeadlineExceeded,
+    Incompatible,
+    Unavailable,
+    one_line,
+)
+from protos import CHUNK_BYTES, MESSAGE_OPTIONS, SERVICE
+from protos.upscaler.v1 import upscaler_pb2 as pb
+from protos.upscaler.v1 import upscaler_pb2_grpc as pb_grpc
+from protos.values import Value, option_message
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a request: (H, W, 3) uint8, its id and its seed."""
+
+    id: str
+    image: NDArray[np.uint8]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer to one request: (N, sH, sW, 3) uint8 and its times in seconds."""
+
+    images: NDArray[np.uint8]
+    end_to_end_s: float
+    queue_s: float
+    compute_s: float
+
+    @property
+    def transport_s(self) -> float:
+        """What remains of the time: encoding, sending and decoding."""
+        return max(0.0, self.end_to_end_s - self.queue_s - self.compute_s)
+
+
+class Client:
+    """Talks to the backend at `address` (`host:port`); one channel for its whole life."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.channel = grpc.insecure_channel(address, options=MESSAGE_OPTIONS)
+        self.stub = pb_grpc.UpscalerServiceStub(self.channel)
+        self.description: pb.DescribeResponse | None = None
+
+    def close(self) -> None:
+        """Close the channel."""
+        self.channel.close()
+
+    def wait_ready(self, timeout: float) -> None:
+        """Wait until the health service says SERVING.
+
+        Raises:
+            Unavailable: nothing answers within `timeout` seconds.
+            Incompatible: something answers that is no upscaler backend.
+        """
+        stub: Any = health_pb2_grpc.HealthStub(self.channel)
+        try:
+            grpc.channel_ready_future(self.channel).result(timeout=timeout)
+            reply = stub.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=timeout)
+        except grpc.FutureTimeoutError as error:
+            raise Unavailable(f"{self.address}: no gRPC server answers within {timeout:g} s") from error
+        except grpc.RpcError as error:
+            if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED):
+                raise Incompatible(f"{self.address}: a gRPC server, but not an upscaler ({SERVICE})") from error
+            raise self._error(error) from error
+        if reply.status != health_pb2.HealthCheckResponse.SERVING:
+            raise Unavailable(f"{self.address}: the backend reports that it is not serving")
+
+    def describe(self, timeout: float = 10) -> pb.DescribeResponse:
+        """The backend's description, checked for what the harness relies on."""
+        try:
+            d = self.stub.Describe(pb.DescribeRequest(), timeout=timeout)
+        except grpc.RpcError as error:
+            raise self._error(error) from error
+        wrong = [
+            text
+            for bad, text in (
+                (not d.name, "has no name"),
+                (not d.digest, "has no digest"),
+                (not d.scales or 0 in d.scales, "lists no valid scale"),
+                (d.channels != 3, f"has {d.channels} channels; 3 are needed"),
+                (d.max_batch < 1, "accepts no images (max_batch is 0)"),
+            )
+            if bad
+        ]
+        if wrong:
+            raise Incompatible(f"{self.address}: the description {' and '.join(wrong)}")
+        self.description = d
+        return d  # type: ignore[no-any-return]
+
+    def upscale(self, items: Sequence[Item], scale: int, options: dict[str, Value], deadline: float) -> Reply:
+        """Upscale equally sized images; above 1 MiB of pixels the call streams.
+
+        Raises:
+            BackendError: the call failed or its answer breaks the contract.
+        """
+        d = self.description or self.describe()
+        request = pb.UpscaleRequest(
+            images=[
+                pb.InputImage(id=i.id, height=i.image.shape[0], width=i.image.shape[1], seed=i.seed) for i in items
+            ],
+            scale=scale,
+            options={name: option_message(value) for name, value in options.items()},
+        )
+        pixels = [item.image.tobytes() for item in items]
+        stream = sum(map(len, pixels)) * scale**2 > CHUNK_BYTES and pb.CAPABILITY_STREAM in d.capabilities
+        started = time.perf_counter()
+        try:
+            response, data = (self._stream if stream else self._unary)(request, pixels, deadline)
+        except grpc.RpcError as error:
+            raise self._error(error) from error
+        return self._checked(response, data, items, scale, started)
+
+    def _unary(
+        self, request: pb.UpscaleRequest, pixels: list[bytes], deadline: float
+    ) -> tuple[pb.UpscaleResponse, list[bytes]]:
+        for image, data in zip(request.images, pixels, strict=True):
+            image.data = data
+        response = self.stub.Upscale(request, timeout=deadline)
+        return response, [image.data for image in response.images]
+
+    def _stream(
+        self, request: pb.UpscaleRequest, pixels: list[bytes], deadline: float
+    ) -> tuple[pb.UpscaleResponse, list[bytes]]:
+        header, received = None, bytearray()
+        limit = sum(map(len, pixels)) * request.scale**2
+        for message in self.stub.UpscaleStream(_stream_requests(request, pixels), timeout=deadline):
+            kind = message.WhichOneof("message")
+            if kind == "header":
+                header = message.header
+            elif kind == "chunk":
+                received += message.chunk
+            if len(received) > limit:
+                raise ContractBroken(f"{self.address}: streamed more than the {limit} bytes that were asked for")
+        if header is None:
+            raise ContractBroken(f"{self.address}: the stream ended without a header")
+        size = len(pixels[0]) * request.scale**2
+        return header, [bytes(received[i * size : (i + 1) * size]) for i in range(len(pixels))]
+
+    def _checked(
+        self, response: pb.UpscaleResponse, data: list[bytes], items: Sequence[Item], scale: int, started: float
+    ) -> Reply:
+        def broken(text: str) -> ContractBroken:
+            return ContractBroken(f"{self.address}: {text}")
+
+        if self.description is not None and response.digest != self.description.digest:
+            raise broken(f"the answer's digest {one_line(response.digest, 16)} is not the described one")
+        if [image.id for image in response.images] != [item.id for item in items]:
+            raise broken(f"{len(response.images)} images came back, not the {len(items)} asked for in their order")
+        height, width = items[0].image.shape[0] * scale, items[0].image.shape[1] * scale
+        for image, pixels in zip(response.images, data, strict=True):
+            if (image.height, image.width) != (height, width):
+                raise broken(f"an image of {image.height} x {image.width} came back; {height} x {width} was asked for")
+            if len(pixels) != height * width * 3:
+                raise broken(f"an image has {len(pixels)} bytes; {height * width * 3} belong to its size")
+        arrays = [np.frombuffer(pixels, np.uint8).reshape(height, width, 3) for pixels in data]
+        compute, queue = seconds(response.compute_time), seconds(response.queue_time)
+        end_to_end = time.perf_counter() - started
+        if compute < 0 or queue < 0 or compute + queue > end_to_end * 1.01 + 0.01:
+            raise broken(f"claims {compute + queue:.3f} s of work in a call that took {end_to_end:.3f} s")
+        return Reply(np.stack(arrays), end_to_end, queue, compute)
+
+    def _error(self, error: grpc.RpcError) -> BackendError:
+        code, text = error.code(), one_line(error.details() or "")
+        where = self.address
+        if code == grpc.StatusCode.INVALID_ARGUMENT:
+            return BadRequest(f"{where}: refused: {_violations(error) or text}")
+        if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineExceeded(f"{where}: no answer within the deadline")
+        if code == grpc.StatusCode.UNAVAILABLE:
+            return Unavailable(f"{where}: the backend is gone or cannot be reached")
+        if code == grpc.StatusCode.UNIMPLEMENTED:
+            return Incompatible(f"{where}: not an upscaler backend, or a call it lacks: {text}")
+        if code == grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger" in text:
+            return ContractBroken(f"{where}: the answer is larger than a message may be: {text}")
+        return BackendFailed(f"{where}: {code.name}: {text}")
+
+
+def _stream_requests(request: pb.UpscaleRequest, pixels: list[bytes]) -> Iterator[pb.UpscaleStreamRequest]:
+    yield pb.UpscaleStreamRequest(header=request)
+    everything = b"".join(pixels)
+    for start in range(0, len(everything), CHUNK_BYTES):
+        yield pb.UpscaleStreamRequest(chunk=everything[start : start + CHUNK_BYTES])
+
+
+def _violations(error: grpc.RpcError) -> str:
+    try:
+        status = rpc_status.from_call(cast("grpc.Call", error))
+    except ValueError:
+        return ""
+    if status is None or status.code != code_pb2.INVALID_ARGUMENT:
+        return ""
+    texts = []
+    for detail in status.details:
+        bad = error_details_pb2.BadRequest()
+        if detail.Unpack(bad):
+            texts += [f"{v.field} {v.description}" for v in bad.field_violations]
+    return one_line("; ".join(texts))
+
+
+def seconds(duration: object) -> float:
+    """A protobuf duration as seconds; a non-finite one as -1."""
+    value = getattr(duration, "seconds", 0) + getattr(duration, "nanos", 0) / 1e9
+    return float(value) if math.isfinite(value) else -1.0
+
+
+def typed_options(texts: dict[str, str], d: pb.DescribeResponse) -> dict[str, Value]:
+    """All options of a request: those given as text, typed by the description, the others at their defaults.
+
+    Raises:
+        ConfigError: an option is unknown or its text does not fit its type or limits.
+    """
+    known = {spec.name: spec for spec in d.options}
+    for name in texts:
+        if name not in known:
+            listed = ", ".join(sorted(known)) or "none"
+            raise ConfigError(f"{one_line(d.name, 40)} has no option {name!r}; it has: {one_line(listed)}")
+    values: dict[str, Value] = {}
+    for name, spec in known.items():
+        kind = spec.default_value.WhichOneof("kind")
+        values[name] = _typed(spec, texts[name]) if name in texts else getattr(spec.default_value, kind or "text")
+    return values
+
+
+def _typed(spec: pb.OptionSpec, text: str) -> Value:
+    kind = spec.default_value.WhichOneof("kind")
+    readers = {"boolean": _boolean, "integer": int, "number": float, "text": str}
+    try:
+        value: Value = readers[kind](text)  # type: ignore[operator]
+    except ValueError as error:
+        raise ConfigError(f"option {spec.name}={text!r}: a value of type {kind} is needed") from error
+    if spec.choices and value not in spec.choices:
+        raise ConfigError(f"option {spec.name}={text!r}: choose one of {', '.join(spec.choices)}")
+    low = spec.minimum if spec.HasField("minimum") else -math.inf
+    high = spec.maximum if spec.HasField("maximum") else math.inf
+    if not isinstance(value, str) and not low <= value <= high:
+        raise ConfigError(f"option {spec.name}={text!r}: must lie between {low:g} and {high:g}")
+    return value
+
+
+def _boolean(text: str) -> bool:
+    values = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in values:
+        raise ValueError(text)
+    return values[text.lower()]

@@ -1,0 +1,35 @@
+"""From a photo to what a backend receives: the target, the low-resolution input, and noise on it."""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.resize import resize, to_uint8
+
+Pixels = NDArray[np.uint8]
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed from the parts' text; the same parts always give the same seed."""
+    text = "\0".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def make_target(image: Pixels, high: int) -> Pixels:
+    """The (high, high, 3) ground truth of a photo: its centre square, resized, rounded to 8 bit."""
+    side = min(image.shape[:2])
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    square = image[top : top + side, left : left + side]
+    return square if side == high else to_uint8(resize(square.astype(np.float64), high, high))
+
+
+def make_input(target: Pixels, low: int) -> Pixels:
+    """The (low, low, 3) input: the target made small by the one resize, rounded to 8 bit."""
+    return to_uint8(resize(target.astype(np.float64), low, low))
+
+
+def gaussian_noise(image: Pixels, sigma: float, seed: int) -> Pixels:
+    """The image with Gaussian noise of `sigma` of full scale, clipped and rounded to 8 bit."""
+    noise = np.random.default_rng(seed).normal(0.0, sigma * 255, image.shape)
+    return to_uint8(image + noise)

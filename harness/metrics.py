@@ -1,0 +1,296 @@
+"""Scores of single images: fidelity (PSNR, SSIM), perception (LPIPS), consistency with the low-resolution input.
+
+`METRICS` names them with their recipes; `score` computes one for a batch. Conventions are those of the
+super-resolution literature: BT.601 luma in 16..235 (MATLAB's rgb2ycbcr), `scale` pixels of border cropped for
+the metrics on luma, SSIM with an 11 x 11 Gaussian window where it lies inside the image.
+An image too small for a metric (nothing left after the crop, less than the window, less than the network needs)
+scores NaN: not measured.
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness import weights
+from harness.errors import ConfigError, ImageError, one_line
+from harness.resize import resize
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Images = NDArray[np.uint8]
+Float = NDArray[np.float64]
+
+WINDOW = 11  # side of SSIM's window, in pixels
+SIGMA = 1.5  # its standard deviation
+LPIPS_MINIMUM = 32  # pixels a side, what AlexNet needs; the authors advise 64
+LPIPS_PIXELS = 1 << 20  # in one forward pass: bounds memory
+BACKBONES = {"alex": ("alexnet.ckpt", "AlexNet_0"), "vgg": ("vgg16.ckpt", "VGG16_0")}
+
+Net = Literal["alex", "vgg"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A per-image metric; `reference` says that it needs the ground truth, else it needs the input image.
+
+    `recipe` is all that must agree for two figures to be comparable. `compute` maps outputs, what they are
+    compared with, and the scale to one value per image.
+    """
+
+    name: str
+    title: str
+    unit: str
+    higher_is_better: bool
+    recipe: str
+    reference: bool
+    compute: Callable[[Images, Images, int], Float]
+
+
+def score(name: str, outputs: Images, targets: Images | None, inputs: Images, scale: int) -> Float:
+    """Score a batch with the metric `name`: (N,) values, NaN where an image is too small for the metric.
+
+    Args:
+        name: A key of `METRICS`.
+        outputs: (N, H, W, 3) uint8, what the backend returned.
+        targets: (N, H, W, 3) uint8, the ground truth; None will do for metrics without `reference`.
+        inputs: (N, H / scale, W / scale, 3) uint8, what the backend received.
+        scale: The factor of upscaling.
+
+    Raises:
+        ConfigError: there is no such metric.
+        ImageError: the images do not fit each other, or the ground truth is missing.
+        WeightsError: the metric's network is not to be had.
+    """
+    if name not in METRICS:
+        raise ConfigError(f"no metric is called {one_line(name, 80)}; known: {', '.join(METRICS)}")
+    metric = METRICS[name]
+    references = targets if metric.reference else inputs
+    if references is None:
+        raise ImageError(f"{name} needs the ground truth: leave the metric out, or give a dataset with references")
+    _check(name, outputs, references, 1 if metric.reference else scale)
+    return metric.compute(outputs, references, scale)
+
+
+def _check(name: str, outputs: Images, references: Images, factor: int) -> None:
+    n, height, width, channels = references.shape if references.ndim == 4 else (0, 0, 0, 0)
+    fits = outputs.shape == (n, height * factor, width * factor, channels) and channels == 3
+    if not fits or outputs.dtype != np.uint8 or references.dtype != np.uint8:
+        raise ImageError(
+            f"{name} cannot compare {outputs.dtype} {outputs.shape} with {references.dtype} {references.shape}: "
+            f"give uint8 (N, H, W, 3), the output {factor} times as large"
+        )
+
+
+# Fidelity
+
+
+def luma(image: NDArray[np.uint8 | np.float64]) -> Float:
+    """BT.601 luma, 16..235, of an RGB image on the 0..255 scale, unrounded: (..., 3) to (...)."""
+    result: Float = 16 + image.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255
+    return result
+
+
+def _psnr(a: Float, b: Float, peak: float = 255.0) -> float:
+    """10 log10(peak² / MSE) in dB; infinite for equal images, NaN for empty ones."""
+    if not a.size:
+        return math.nan
+    mse = float(np.mean(np.square(a - b)))
+    return 10 * math.log10(peak**2 / mse) if mse else math.inf
+
+
+def _ssim(a: Float, b: Float) -> float:
+    """Mean structural similarity (Wang et al. 2004, eq. 13) over the window's valid positions and the channels."""
+    if min(a.shape[:2]) < WINDOW:
+        return math.nan
+    mean_a, mean_b = _window(a), _window(b)
+    var_a, var_b = _window(a * a) - mean_a**2, _window(b * b) - mean_b**2
+    covariance = _window(a * b) - mean_a * mean_b
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    structure = (2 * covariance + c2) / (var_a + var_b + c2)
+    return float(np.mean(luminance * structure))
+
+
+def _window(image: Float) -> Float:
+    """Gaussian-weighted local means of an (H, W) or (H, W, C) image where the window lies inside it."""
+    from scipy.ndimage import gaussian_filter
+
+    r = WINDOW // 2
+    result: Float = gaussian_filter(image, SIGMA, radius=r, axes=(0, 1))[r:-r, r:-r]
+    return result
+
+
+def _on_rgb(measure: Callable[[Float, Float], float], outputs: Images, targets: Images, _: int) -> Float:
+    pairs = zip(outputs.astype(np.float64), targets.astype(np.float64), strict=True)
+    return np.array([measure(output, target) for output, target in pairs])
+
+
+def _on_luma(measure: Callable[[Float, Float], float], outputs: Images, targets: Images, scale: int) -> Float:
+    inner = (slice(scale, -scale), slice(scale, -scale))
+    pairs = zip(outputs, targets, strict=True)
+    return np.array([measure(luma(output)[inner], luma(target)[inner]) for output, target in pairs])
+
+
+# Consistency
+
+
+def _lr_mse(outputs: Images, inputs: Images, _: int) -> Float:
+    height, width = inputs.shape[1:3]
+    pairs = zip(outputs, inputs, strict=True)
+    return np.array([np.mean(np.square(resize(output / 255, height, width) - low / 255)) for output, low in pairs])
+
+
+def _lr_psnr(outputs: Images, inputs: Images, scale: int) -> Float:
+    mse = _lr_mse(outputs, inputs, scale)
+    return -10 * np.log10(mse, where=mse > 0, out=np.full_like(mse, -math.inf))
+
+
+# Perception
+
+
+@lru_cache
+def lpips_network(net: Net) -> "nn.Module":
+    """LPIPS 0.1 (Zhang et al. 2018) with pinned weights, on the CPU: (N, 3, H, W) pairs in -1..1 to (N, 1, 1, 1).
+
+    Kept for the process, frozen, in evaluation mode.
+
+    Raises:
+        WeightsError: the weights are not to be had.
+    """
+    import torch
+    from lpips import LPIPS
+
+    file, trunk = BACKBONES[net]
+    arrays = weights.read_arrays(weights.resolve(file))
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lpips passes torchvision an argument that is on its way out
+        network: nn.Module = LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
+    state = network.state_dict()
+    layers = [arrays[trunk][f"Conv_{i}"][part] for i in range(len(arrays[trunk])) for part in ("kernel", "bias")]
+    heads = [arrays[f"NetLinLayer_{i}"]["Conv_0"]["kernel"] for i in range(5)]
+    wanted = [k for k in state if k.startswith("net.")] + [f"lin{i}.model.1.weight" for i in range(5)]
+    for key, value in zip(wanted, layers + heads, strict=True):
+        oihw = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
+        state[key].copy_(torch.from_numpy(oihw.copy()))
+    return network.requires_grad_(requires_grad=False).eval()
+
+
+def _lpips(net: Net, outputs: Images, targets: Images, _: int) -> Float:
+    import torch
+
+    n, height, width, _ = outputs.shape
+    if min(height, width) < LPIPS_MINIMUM:
+        return np.full(n, math.nan)
+    network = lpips_network(net)
+    size = max(1, LPIPS_PIXELS // (height * width))
+    with torch.inference_mode():
+        parts = [
+            network(_to_tensor(outputs[i : i + size]), _to_tensor(targets[i : i + size])).flatten().numpy()
+            for i in range(0, n, size)
+        ]
+    return np.concatenate(parts, dtype=np.float64)
+
+
+def _to_tensor(images: Images) -> "torch.Tensor":
+    """(N, H, W, 3) uint8 to (N, 3, H, W) float32 in -1..1."""
+    import torch
+
+    return torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+# The registry
+
+
+def _lpips_recipe(net: Net) -> str:
+    file, _ = BACKBONES[net]
+    return f"LPIPS 0.1, {net}, RGB, -1..1, weights {file} sha256 {weights.WEIGHTS[file].sha256[:12]}"
+
+
+_LUMA = "BT.601 luma 16..235, float64, unrounded, border of `scale` px cropped"
+_SSIM = "Gaussian window 11 x 11 sigma 1.5, K1 .01, K2 .03, range 255, valid region, population covariance"
+_LOW = "output reduced by antialiased bicubic a=-0.5, float, against the 8-bit input, RGB, range 0..1"
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            name="psnr",
+            title="PSNR (RGB)",
+            unit="dB",
+            higher_is_better=True,
+            recipe="RGB, all pixels, peak 255, per image",
+            reference=True,
+            compute=partial(_on_rgb, _psnr),
+        ),
+        Metric(
+            name="psnr_y",
+            title="PSNR (Y)",
+            unit="dB",
+            higher_is_better=True,
+            recipe=f"{_LUMA}, peak 255, per image",
+            reference=True,
+            compute=partial(_on_luma, _psnr),
+        ),
+        Metric(
+            name="ssim",
+            title="SSIM (RGB)",
+            unit="",
+            higher_is_better=True,
+            recipe=f"RGB, mean of channels, {_SSIM}",
+            reference=True,
+            compute=partial(_on_rgb, _ssim),
+        ),
+        Metric(
+            name="ssim_y",
+            title="SSIM (Y)",
+            unit="",
+            higher_is_better=True,
+            recipe=f"{_LUMA}, {_SSIM}",
+            reference=True,
+            compute=partial(_on_luma, _ssim),
+        ),
+        Metric(
+            name="lpips_alex",
+            title="LPIPS (AlexNet)",
+            unit="",
+            higher_is_better=False,
+            recipe=_lpips_recipe("alex"),
+            reference=True,
+            compute=partial(_lpips, "alex"),
+        ),
+        Metric(
+            name="lpips_vgg",
+            title="LPIPS (VGG16)",
+            unit="",
+            higher_is_better=False,
+            recipe=_lpips_recipe("vgg"),
+            reference=True,
+            compute=partial(_lpips, "vgg"),
+        ),
+        Metric(
+            name="lr_mse",
+            title="Consistency (MSE)",
+            unit="",
+            higher_is_better=False,
+            recipe=f"{_LOW}, mean squared error",
+            reference=False,
+            compute=_lr_mse,
+        ),
+        Metric(
+            name="lr_psnr",
+            title="Consistency (PSNR)",
+            unit="dB",
+            higher_is_better=True,
+            recipe=f"{_LOW}, peak 1, per image",
+            reference=False,
+            compute=_lr_psnr,
+        ),
+    )
+}

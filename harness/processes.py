@@ -1,0 +1,113 @@
+"""Local backends: child processes on a free port, handed over by a file, their logs kept, ended with us."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from harness.errors import Unavailable, one_line
+
+START_SECONDS = 120.0
+"""How long a backend may take to load."""
+
+
+class LocalServer:
+    """One of the product's backends in a process of its own; `address` is set once it serves.
+
+    The child watches the pipe to its stdin and ends when we do, however we do.
+    """
+
+    def __init__(self, name: str, log: Path) -> None:
+        self.name, self.log = name, log
+        self.address = ""
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> float:
+        """Start (or restart) the process; returns the seconds until it served.
+
+        Raises:
+            Unavailable: it ended or did not get ready; the message quotes the last line of its log.
+        """
+        self.stop()
+        started = time.perf_counter()
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder, self.log.open("ab") as log:
+            handshake = Path(folder) / "address"
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "backends.serve", self.name, "--handshake", str(handshake)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            self.address = self._wait(handshake)
+        return time.perf_counter() - started
+
+    def _wait(self, handshake: Path) -> str:
+        process = self._process()
+        deadline = time.monotonic() + START_SECONDS
+        while not handshake.exists():
+            if process.poll() is not None:
+                raise Unavailable(f"{self.name} ended while starting: {self._last_line()}; its log is {self.log}")
+            if time.monotonic() > deadline:
+                self.stop()
+                raise Unavailable(f"{self.name} was not ready after {START_SECONDS:g} s; its log is {self.log}")
+            time.sleep(0.02)
+        return handshake.read_text()
+
+    def _last_line(self) -> str:
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return one_line(lines[-1]) if lines else "no output"
+
+    def _process(self) -> subprocess.Popen[bytes]:
+        if self.process is None:
+            raise Unavailable(f"{self.name} is not running")
+        return self.process
+
+    def alive(self) -> bool:
+        """True while the process runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def peak_memory_mb(self) -> float:
+        """Largest resident size of the process so far, in MiB (the current one where the system keeps no peak)."""
+        process = self._process()
+        status = Path(f"/proc/{process.pid}/status")
+        if status.exists():
+            for line in status.read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) / 1024
+        return float(psutil.Process(process.pid).memory_info().rss) / 2**20
+
+    def stop(self) -> None:
+        """End the process: politely, then for good."""
+        if self.process is None:
+            return
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
+    def kill(self) -> None:
+        """End a process that hangs, at once."""
+        if self.process is not None:
+            self.process.kill()
+        self.stop()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

@@ -1,0 +1,163 @@
+"""Suites: what to measure, as YAML checked field by field; errors name the file, the line and the field."""
+
+import difflib
+import hashlib
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from harness.errors import ConfigError, one_line
+from harness.metrics import METRICS
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _known_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in METRICS:
+            near = difflib.get_close_matches(name, METRICS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(METRICS)}"
+            raise ValueError(f"unknown metric {name!r}; {hint}")
+    return names
+
+
+class Noise(_Strict):
+    """Gaussian noise on the low-resolution input; `sigmas` are of full scale, one a severity from 1 on."""
+
+    sigmas: tuple[float, ...] = Field(min_length=1, max_length=20)
+    images: int = Field(ge=1)
+    metrics: tuple[str, ...] = ("psnr", "lpips_alex")
+
+    _metrics = field_validator("metrics")(_known_metrics)
+
+    @field_validator("sigmas")
+    @classmethod
+    def _ascending(cls, sigmas: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < s <= 1 for s in sigmas) or list(sigmas) != sorted(set(sigmas)):
+            raise ValueError("sigmas must ascend and lie in (0, 1]")
+        return sigmas
+
+
+class Speed(_Strict):
+    """The timed pass: `images` requests of one image, then as many images in requests of `batch`."""
+
+    images: int = Field(ge=1)
+    batch: int = Field(default=16, ge=1)
+    warm_up: int = Field(default=3, ge=0)
+
+
+class Suite(_Strict):
+    """What to measure. `low` and `high` are the sides of input and output in pixels."""
+
+    name: str = Field(pattern=r"^[a-z0-9-]{1,40}$")
+    title: str = Field(max_length=120)
+    dataset: str | None = None
+    backends: tuple[str, ...] = ()
+    low: int = Field(ge=1, le=4096)
+    high: int = Field(ge=1, le=16384)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    batch: int = Field(default=16, ge=1)
+    deadline_s: float = Field(default=120, gt=0)
+    metrics: tuple[str, ...] = Field(min_length=1)
+    noise: Noise | None = None
+    speed: Speed | None = None
+
+    _metrics = field_validator("metrics")(_known_metrics)
+
+    @field_validator("high")
+    @classmethod
+    def _multiple(cls, high: int, info: Any) -> int:  # noqa: ANN401 - pydantic's type varies between versions
+        low = info.data.get("low", 1)
+        if high % low:
+            raise ValueError(f"{high} is not a whole multiple of low ({low})")
+        return high
+
+    @property
+    def scale(self) -> int:
+        """The scale factor."""
+        return self.high // self.low
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of everything the suite says."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def built_in_suites() -> dict[str, str]:
+    """Name -> text of the suites that ship with the product."""
+    folder = resources.files("benchmarks") / "suites"
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
+    return {f.name.removesuffix(".yaml"): f.read_text() for f in files}
+
+
+def load_suite(name: str) -> Suite:
+    """A suite by built-in name or path.
+
+    Raises:
+        ConfigError: there is none, or something in it is wrong.
+    """
+    known = built_in_suites()
+    if name in known:
+        return parse_suite(known[name], f"{name}.yaml")
+    path = Path(name)
+    if not path.is_file():
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"built-in suites: {', '.join(known)}"
+        raise ConfigError(f"no suite {one_line(name, 80)!r}: neither a file nor a built-in name; {hint}")
+    try:
+        return parse_suite(path.read_text(), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {one_line(str(error))}") from error
+
+
+def parse_suite(text: str, where: str) -> Suite:
+    """A suite from YAML text; `where` names it in errors."""
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{where}{line}: not YAML: {one_line(str(getattr(error, 'problem', error)))}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}:1: a suite is a mapping with name, title, low, high and metrics")
+    try:
+        return Suite.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_first_error(error, node, where)) from error
+
+
+def _first_error(error: ValidationError, node: yaml.Node | None, where: str) -> str:
+    first = error.errors()[0]
+    location = tuple(first["loc"])
+    field = ".".join(str(part) for part in location) or "the suite"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(location[-1]), _fields(location), 1)
+        message = f"unknown field; {f'did you mean {near[0]}?' if near else 'remove it'}"
+    return f"{where}:{_line(node, location)}: {one_line(field, 60)}: {one_line(message)}"
+
+
+def _fields(location: tuple[Any, ...]) -> list[str]:
+    model: type[BaseModel] = {"noise": Noise, "speed": Speed}.get(str(location[0]), Suite) if location[1:] else Suite
+    return list(model.model_fields)
+
+
+def _line(node: yaml.Node | None, location: tuple[Any, ...]) -> int:
+    line = 1
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            pair = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if pair is None:
+                break
+            line, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return line

@@ -1,0 +1,269 @@
+"""The sentences that open a report: who leads, by how much, and what the figures cannot carry.
+
+Each is derived from the tables alone. Two backends are ordered only where their paired interval leaves out zero.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from reports.load import BASELINE, HEADLINE, Run
+from reports.numbers import count, duration, fit, names, p_value, significant, times
+
+DISTORTION = "psnr"
+OPPOSITE = {"better": "worse", "worse": "better"}
+NOT_PASSED = "Not measured is not passed."
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence under its topic; a warning limits what the rest may be used for."""
+
+    topic: str
+    text: str
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference, first minus second, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    verdict: str
+
+
+def findings(run: Run) -> list[Finding]:
+    """All sentences of "In short", warnings last."""
+    parts = (_perception(run), _distortion(run), _speed(run), _groups(run), _noise(run), _warnings(run))
+    return [finding for part in parts for finding in part]
+
+
+def relation(run: Run, first: str, second: str, metric: str) -> Difference | None:
+    """The paired difference between two backends, from `pairs` or `differences`; None when it was not measured."""
+    pairs, to_baseline = run.table("pairs", metric), run.table("differences", metric)
+    for a, b, sign in ((first, second, 1), (second, first, -1)):
+        rows = pd.concat(
+            [
+                pairs[(pairs["first"] == a) & (pairs["second"] == b)],
+                to_baseline[(to_baseline["backend"] == a) & (to_baseline["baseline"] == b)],
+            ]
+        )
+        if len(rows):
+            return _difference(rows.iloc[0], sign)
+    return None
+
+
+def _difference(row: "pd.Series[Any]", sign: int) -> Difference:
+    if sign > 0:
+        return Difference(row["mean"], row["low"], row["high"], row["verdict"])
+    return Difference(-row["mean"], -row["high"], -row["low"], OPPOSITE.get(row["verdict"], row["verdict"]))
+
+
+def ranks(run: Run, metric: str, labels: list[str]) -> dict[str, int | None]:
+    """Per backend, best mean first: 1 + the number that are separably better; None where a pair was not compared."""
+    rows = run.table("summary", metric)
+    rows = rows[rows["backend"].isin(labels) & rows["mean"].notna()]
+    ordered = rows.sort_values("mean", ascending=not run.higher_is_better(metric), kind="stable")["backend"].tolist()
+    return {label: _rank(run, metric, label, ordered) for label in ordered}
+
+
+def _rank(run: Run, metric: str, label: str, labels: list[str]) -> int | None:
+    found = [relation(run, label, other, metric) for other in labels if other != label]
+    if any(f is None for f in found):
+        return None
+    return 1 + sum(f is not None and f.verdict == "worse" for f in found)
+
+
+def value(run: Run, label: str, metric: str) -> str:
+    """A backend's mean with its interval, as written in the comparison."""
+    rows = run.table("summary", metric)
+    row = rows[rows["backend"] == label].iloc[0]
+    finite = rows[rows["mean"].map(math.isfinite)]
+    return fit(finite["mean"], finite["high"] - finite["low"]).interval(row["mean"], row["low"], row["high"])
+
+
+def _perception(run: Run) -> Iterator[Finding]:
+    topic = f"Best {run.title(HEADLINE)}"
+    order = list(ranks(run, HEADLINE, run.compared))
+    if not order:
+        yield Finding(topic, f"Not measured: no compared backend has {HEADLINE}. {NOT_PASSED}", warning=True)
+        return
+    best, rest = order[0], order[1:]
+    tied = [other for other in rest if (r := relation(run, best, other, HEADLINE)) and r.verdict == "tie"]
+    yield Finding(topic, f"{_lead(run, best, tied)}{_runner_up(run, best, rest, tied)}")
+    yield from _against_baseline(run, order)
+
+
+def _lead(run: Run, best: str, tied: list[str]) -> str:
+    everyone = [f"{label} {value(run, label, HEADLINE)}" for label in [best, *tied]]
+    if not tied:
+        return f"{everyone[0]}. "
+    return f"a tie between {names(everyone)}: the paired differences do not separate them. "
+
+
+def _runner_up(run: Run, best: str, rest: list[str], tied: list[str]) -> str:
+    others = [other for other in rest if other not in tied]
+    if not others:
+        return "" if rest else "No second backend was compared."
+    found = relation(run, best, others[0], HEADLINE)
+    if found is None:
+        return f"Its paired difference to {others[0]} was not measured, so the order is open."
+    gap = fit([found.mean], [found.high - found.low]).interval(found.mean, found.low, found.high, signed=True)
+    return f"Separated from {others[0]} ({value(run, others[0], HEADLINE)}) by a paired difference of {gap}."
+
+
+def _against_baseline(run: Run, order: list[str]) -> Iterator[Finding]:
+    found = {label: relation(run, label, BASELINE, HEADLINE) for label in order}
+    for verdict, words in (("worse", "worse than"), ("tie", "not separated from")):
+        labels = [label for label, r in found.items() if r and r.verdict == verdict]
+        if labels:
+            yield Finding(f"Against {BASELINE}", f"{names(labels)}: {words} {BASELINE} in {HEADLINE}.", warning=True)
+
+
+def _distortion(run: Run) -> Iterator[Finding]:
+    labels = [*run.compared, BASELINE] if BASELINE in run.labels else run.compared
+    order = list(ranks(run, DISTORTION, labels))
+    if not order:
+        yield Finding("PSNR", f"Not measured. {NOT_PASSED}", warning=True)
+        return
+    text = f"{order[0]} {value(run, order[0], DISTORTION)}"
+    for ahead, label in zip(order, order[1:], strict=False):
+        text += f"{_sign(relation(run, ahead, label, DISTORTION))}{label} {value(run, label, DISTORTION)}"
+    yield Finding(f"{run.title(DISTORTION)}, best first", f"{text}. “>” separated, “=” tied, in paired differences.")
+
+
+def _sign(found: Difference | None) -> str:
+    return " ? " if found is None else {"better": " > ", "tie": " = ", "worse": " < "}.get(found.verdict, " ? ")
+
+
+def _family(run: Run, family: str) -> list[str]:
+    return [label for label in run.compared if run.backends.get(label, {}).get("family") == family]
+
+
+def _speed(run: Run) -> Iterator[Finding]:
+    if "speed" in run.missing:
+        yield Finding("Speed", f"Not measured: {run.missing['speed']}. {NOT_PASSED}", warning=True)
+        return
+    ratios = gan_ratios(run)
+    if ratios.empty:
+        why = "no diffusion backend was timed beside a GAN"
+        yield Finding("Diffusion against GAN", f"Not measured: {why}. {NOT_PASSED}", warning=True)
+    for (label, gan), rows in ratios.groupby(["backend", "gan"], sort=False):
+        each = [f"{times(r['ratio'])} at batch {count(r['batch'])} ({_pace(r)})" for _, r in rows.iterrows()]
+        valid = "" if rows["valid"].all() else " Some of these timings are invalid: see Speed."
+        yield Finding("Diffusion against GAN", f"{label} takes, of {gan}'s compute time, {names(each)}.{valid}")
+
+
+def _pace(row: "pd.Series[Any]") -> str:
+    return f"{duration(row['compute_p50'])} against {duration(row['gan_p50'])}"
+
+
+def gan_ratios(run: Run) -> pd.DataFrame:
+    """Median compute time of each diffusion backend over that of each GAN, at the same batch size."""
+    speed = run.table("speed")
+    keep = ["backend", "batch", "compute_p50", "valid"]
+    diffusion = speed[speed["backend"].isin(_family(run, "diffusion"))][keep]
+    gan = speed[speed["backend"].isin(_family(run, "gan"))][keep]
+    gan = gan.rename(columns={"backend": "gan", "compute_p50": "gan_p50", "valid": "gan_valid"})
+    both = diffusion.merge(gan, on="batch")
+    both["ratio"] = both["compute_p50"] / both["gan_p50"]
+    both["valid"] = both["valid"].astype(bool) & both["gan_valid"].astype(bool)
+    return both
+
+
+def _groups(run: Run) -> Iterator[Finding]:
+    if "gaps" in run.missing:
+        yield Finding("Groups", f"Not measured: {run.missing['gaps']}. {NOT_PASSED}", warning=True)
+        return
+    gaps = run.table("gaps", HEADLINE)
+    for label in run.compared:
+        rows = gaps[gaps["backend"] == label]
+        if len(rows):
+            yield Finding(f"Groups, {label}", _group_sentence(rows, gaps[gaps["backend"] == BASELINE]))
+
+
+def _group_sentence(rows: pd.DataFrame, baseline: pd.DataFrame) -> str:
+    real = rows[rows["verdict"] == "gap"].sort_values("gap", ascending=False)
+    shared = set(baseline[baseline["verdict"] == "gap"]["attribute"])
+    parts = [_gap(row, shared=row["attribute"] in shared) for _, row in real.iterrows()]
+    open_ones = rows[rows["verdict"] == "not separated from chance"]["attribute"].tolist()
+    untold = rows[rows["verdict"] == "insufficient"]["attribute"].tolist()
+    parts += [f"no gap separated from chance by {names(open_ones)}"] if open_ones else []
+    parts += [f"too few images to judge by {names(untold)} ({NOT_PASSED[:-1].lower()})"] if untold else []
+    return f"{HEADLINE}: {'; '.join(parts)}."
+
+
+def _gap(row: "pd.Series[Any]", *, shared: bool) -> str:
+    figures = f"gap {significant(row['gap'])}, chance alone stays under {significant(row['null_p95'])}"
+    hard = f"; {BASELINE} has a gap here too" if shared else ""
+    where = f"{row['attribute']} gap, worst {row['worst']}, best {row['best']}"
+    return f"{where} ({figures}, p {_equals(p_value(row['p_value']))}{hard})"
+
+
+def _equals(p: str) -> str:
+    return p if p.startswith("<") else f"= {p}"
+
+
+def _noise(run: Run) -> Iterator[Finding]:
+    if "noise" in run.missing:
+        yield Finding("Noise", f"Not measured: {run.missing['noise']}. {NOT_PASSED}", warning=True)
+        return
+    noise = run.table("noise", HEADLINE)
+    for label in run.compared:
+        rows = noise[(noise["backend"] == label) & (noise["severity"] > 0)].sort_values("severity")
+        if len(rows):
+            yield Finding(f"Noise, {label}", _noise_sentence(run, rows))
+
+
+def _noise_sentence(run: Run, rows: pd.DataFrame) -> str:
+    up = run.higher_is_better(HEADLINE)
+    worse = rows["difference_high"] < 0 if up else rows["difference_low"] > 0
+    better = rows["difference_low"] > 0 if up else rows["difference_high"] < 0
+    last = rows.iloc[-1]
+    how = fit([last["difference"]], [last["difference_high"] - last["difference_low"]])
+    gap = how.interval(last["difference"], last["difference_low"], last["difference_high"], signed=True)
+    at_last = f"at σ = {significant(last['sigma'])} the difference is {gap}, {significant(last['added'])} above its own"
+    if worse.any():
+        words = f"worse than {BASELINE} from σ = {significant(rows[worse].iloc[0]['sigma'])} on"
+    elif better.all():
+        words = f"better than {BASELINE} at all {len(rows)} noise levels"
+    else:
+        words = f"separably better than {BASELINE} at {better.sum()} of {len(rows)} noise levels, worse at none"
+    return f"{HEADLINE}: {words}; {at_last} clean value."
+
+
+def _warnings(run: Run) -> Iterator[Finding]:
+    record = run.record
+    if record.get("status") != "finished":
+        yield _warning("Run", f"its status is “{record.get('status', 'unknown')}”: the tables may be incomplete.")
+    for label, backend in run.backends.items():
+        if backend.get("status") == "failed":
+            yield _warning("Failed", f"{label}: {backend.get('error') or 'no reason given'}")
+        if backend.get("out_of_domain"):
+            made_for = backend.get("domain") or "another domain"
+            yield _warning("Out of domain", f"{label} was made for {made_for}: its figures do not speak for that use.")
+    yield from _counted(run)
+    if (record["environment"].get("git") or {}).get("dirty"):
+        yield _warning("Run", "the code had uncommitted changes.")
+    for text in record["warnings"]:
+        yield _warning("Run", str(text))
+
+
+def _counted(run: Run) -> Iterator[Finding]:
+    failures, speed = run.table("failures"), run.table("speed")
+    if len(failures):
+        each = [f"{label} {count(n)}" for label, n in failures.groupby("backend", sort=False)["n"].sum().items()]
+        yield _warning("Failed cases", f"{names(each)}: their means are over fewer images.")
+    invalid = speed[~speed["valid"].astype(bool)]
+    if len(invalid):
+        whose = names(dict.fromkeys(invalid["backend"]))
+        yield _warning("Speed", f"{len(invalid)} of {len(speed)} timings are invalid ({whose}): do not quote them.")
+
+
+def _warning(topic: str, text: str) -> Finding:
+    return Finding(topic, text, warning=True)

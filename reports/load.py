@@ -1,0 +1,174 @@
+"""A run folder as the report sees it: run.json and its tables, every text bounded, every gap named.
+
+`load` never fails because something was not measured: the table is then absent and `Run.missing` says why.
+"""
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.errors import StoreError, one_line
+
+BASELINE = "bicubic"
+HEADLINE = "lpips_alex"
+TEXT_LIMIT = 300
+COMMAND_LIMIT = 2000
+LIST_LIMIT = 1000
+
+COLUMNS: dict[str, str] = {
+    "summary": "backend metric n failed identical mean low high sd",
+    "differences": "backend baseline metric n mean low high verdict",
+    "pairs": "first second metric n mean low high verdict",
+    "groups": "backend metric attribute group n mean low high gain gain_low gain_high status",
+    "gaps": "backend metric attribute best worst gap ratio null_mean null_p95 p_value groups verdict",
+    "noise": "backend metric severity sigma n mean low high difference difference_low difference_high added",
+    "speed": (
+        "backend batch n end_to_end_p50 end_to_end_p90 end_to_end_p95 end_to_end_p99 compute_p50 transport_p50"
+        " images_per_s cold_start_s peak_memory_mb ratio_compute_bicubic valid note"
+    ),
+    "worst": "backend metric rank image value input output target",
+    "samples": "image backend input output target",
+    "failures": "backend condition kind message n",
+}
+
+ABSENT: dict[str, str] = {
+    "summary": "no case was scored",
+    "differences": "no backend was scored on the same images as the baseline",
+    "pairs": "fewer than two backends could be compared on the same images",
+    "groups": "the dataset has no group labels, or the group audit has not run",
+    "gaps": "the dataset has no group labels, or the group audit has not run",
+    "noise": "the suite lists no noise, or the noise cases have not run",
+    "speed": "the timed pass has not run",
+    "worst": "no case was scored",
+    "samples": "no sample pictures were kept",
+    "failures": "failures were not counted",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read: `record` is run.json; `tables` holds what was measured, `missing` why the rest was not."""
+
+    folder: Path
+    record: dict[str, Any]
+    tables: dict[str, pd.DataFrame]
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def table(self, name: str, metric: str | None = None) -> pd.DataFrame:
+        """The table `name` (of one metric); without rows when it was not measured."""
+        frame = self.tables.get(name, pd.DataFrame(columns=COLUMNS[name].split()))
+        return frame if metric is None else frame[frame["metric"] == metric]
+
+    @cached_property
+    def backends(self) -> dict[str, dict[str, Any]]:
+        """What run.json says of each backend, by label."""
+        return {str(b.get("label", b.get("name", "?"))): b for b in self.record["backends"]}
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Every backend of run.json or the summary, in that order."""
+        return list(dict.fromkeys([*self.backends, *self.table("summary")["backend"]]))
+
+    def is_control(self, label: str) -> bool:
+        """Whether the backend is a control arm: the ground truth or the baseline."""
+        return label == BASELINE or self.backends.get(label, {}).get("family") == "control"
+
+    @cached_property
+    def compared(self) -> list[str]:
+        """The labels that are no control arms."""
+        return [label for label in self.labels if not self.is_control(label)]
+
+    def metrics(self, table: str = "summary") -> list[str]:
+        """The metrics of a table, in the order of run.json."""
+        present = list(dict.fromkeys(self.table(table)["metric"]))
+        known = [name for name in self.record["metrics"] if name in present]
+        return known + [name for name in present if name not in known]
+
+    def title(self, metric: str) -> str:
+        """The metric's title with its unit."""
+        about = self.record["metrics"].get(metric, {})
+        unit = about.get("unit")
+        return f"{about.get('title', metric)} ({unit})" if unit else str(about.get("title", metric))
+
+    def higher_is_better(self, metric: str) -> bool:
+        """Whether larger values of the metric are better."""
+        return bool(self.record["metrics"].get(metric, {}).get("higher_is_better", False))
+
+
+def load(folder: Path) -> Run:
+    """Reads a run folder.
+
+    Raises:
+        StoreError: run.json is missing or is no JSON object.
+    """
+    record = _record(folder / "run.json")
+    tables, missing = {}, {}
+    for name in COLUMNS:
+        frame, why = _table(folder / "tables" / f"{name}.parquet", name)
+        if frame is None:
+            missing[name] = why
+        else:
+            tables[name] = frame
+    return Run(folder, record, tables, missing)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read ({one_line(str(error), 120)}): give the folder of a run") from error
+    if not isinstance(record, dict):
+        raise StoreError(f"{path}: holds no JSON object: give the folder of a run")
+    command = one_line(str(record.get("command", "")), COMMAND_LIMIT)
+    return _shaped({**bounded(record), "command": command})
+
+
+def _shaped(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with every part present and of its kind, so that no reader has to ask."""
+    for key in ("suite", "dataset", "metrics", "environment"):
+        record[key] = record[key] if isinstance(record.get(key), dict) else {}
+    for key in ("backends", "warnings"):
+        record[key] = record[key] if isinstance(record.get(key), list) else []
+    record["backends"] = [b for b in record["backends"] if isinstance(b, dict)]
+    record["metrics"] = {k: v for k, v in record["metrics"].items() if isinstance(v, dict)}
+    return record
+
+
+def bounded(value: Any) -> Any:  # noqa: ANN401 - any JSON value in, the same kind out
+    """A JSON value with every text as one bounded line and every list cut at 1000 entries."""
+    if isinstance(value, str):
+        return one_line(value, TEXT_LIMIT)
+    if isinstance(value, dict):
+        return {one_line(str(k), TEXT_LIMIT): bounded(v) for k, v in list(value.items())[:LIST_LIMIT]}
+    if isinstance(value, list):
+        return [bounded(v) for v in value[:LIST_LIMIT]]
+    return value
+
+
+def _table(path: Path, name: str) -> tuple[pd.DataFrame | None, str]:
+    if not path.is_file():
+        return None, f"tables/{name}.parquet is missing: {ABSENT[name]}"
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        return None, f"tables/{name}.parquet cannot be read: {one_line(str(error), 120)}"
+    lacking = [c for c in COLUMNS[name].split() if c not in frame]
+    if frame.empty and name == "failures":  # nothing failed: a finding, not a gap
+        return pd.DataFrame(columns=COLUMNS[name].split()), ""
+    if frame.empty:
+        return None, f"tables/{name}.parquet holds no rows: {ABSENT[name]}"
+    if lacking:
+        return None, f"tables/{name}.parquet lacks the columns {', '.join(lacking)}"
+    return _bounded_frame(frame), ""
+
+
+def _bounded_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frame.copy()
+    for name in frame.columns:
+        if not pd.api.types.is_numeric_dtype(frame[name]):
+            frame[name] = frame[name].map(bounded)
+    return frame

@@ -1,0 +1,91 @@
+"""How figures are written: as many digits as their intervals carry, a real minus sign, powers of ten in the header."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+NOTHING = "–"
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+SIGNIFICANT = 4
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the numbers of one column are written: divided by 10**exponent, with so many decimals."""
+
+    decimals: int
+    exponent: int = 0
+
+    @property
+    def power(self) -> str:
+        """What the column's header says of the exponent: "× 10⁻⁶", or nothing."""
+        return f"× 10{str(self.exponent).translate(SUPERSCRIPT)}" if self.exponent else ""
+
+    def number(self, value: float, *, signed: bool = False) -> str:
+        """One number; NaN is a dash, +inf (a PSNR of equal pictures) is "identical"."""
+        if math.isnan(value):
+            return NOTHING
+        if math.isinf(value):
+            return "identical" if value > 0 else "−∞"
+        text = f"{value / 10**self.exponent:{'+' if signed else ''},.{self.decimals}f}"
+        if not text.strip("+-0."):
+            text = text.lstrip("+-")
+        return text.replace("-", "−").replace(",", " ")
+
+    def range(self, low: float, high: float, *, signed: bool = False) -> str:
+        """An interval in brackets; nothing when it is unknown or not finite."""
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return ""
+        return f"[{self.number(low, signed=signed)}, {self.number(high, signed=signed)}]"
+
+    def interval(self, mean: float, low: float, high: float, *, signed: bool = False) -> str:
+        """A mean with its interval: "0.048 [0.047, 0.049]"."""
+        return f"{self.number(mean, signed=signed)} {self.range(low, high, signed=signed)}".strip()
+
+
+def fit(means: Iterable[float], widths: Iterable[float] = ()) -> Format:
+    """The format for numbers whose intervals are so wide: the narrowest interval's first digit, four digits at most."""
+    largest = max((abs(m) for m in means if math.isfinite(m)), default=0.0)
+    half = [w / 2 for w in widths if math.isfinite(w) and w > 0]
+    top = math.floor(math.log10(largest)) if largest > 0 else 0
+    wanted = math.ceil(-math.log10(min(half))) if half else SIGNIFICANT - 2 - top
+    exponent = 3 * (top // 3) if largest > 0 and top < -3 else 0
+    decimals = min(max(wanted, 1 - top), SIGNIFICANT - 1 - top) + exponent
+    return Format(max(decimals, 0), exponent)
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number alone, to so many significant digits, never in scientific notation."""
+    if not math.isfinite(value) or value == 0:
+        return "0" if value == 0 else Format(0).number(value)
+    return Format(max(digits - 1 - math.floor(math.log10(abs(value))), 0)).number(value)
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it: "42.1 ms", "1.23 s"."""
+    if not math.isfinite(seconds):
+        return NOTHING
+    return f"{significant(seconds * 1000)} ms" if seconds < 1 else f"{significant(seconds)} s"
+
+
+def times(ratio: float) -> str:
+    """A ratio as a multiple: "3.42 ×"."""
+    return f"{significant(ratio)} ×" if math.isfinite(ratio) else NOTHING
+
+
+def p_value(p: float) -> str:
+    """A p-value to three decimals, bounded below."""
+    if not math.isfinite(p):
+        return NOTHING
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def count(n: float) -> str:
+    """A whole number with thin thousands."""
+    return Format(0).number(n)
+
+
+def names(items: Iterable[str]) -> str:
+    """A list in a sentence: "a", "a and b", "a, b and c"."""
+    *first, last = list(items) or [NOTHING]
+    return f"{', '.join(first)} and {last}" if first else last
