@@ -29,13 +29,15 @@ from protos.upscaler.v1 import upscaler_pb2 as pb
 from protos.upscaler.v1 import upscaler_pb2_grpc as pb_grpc
 from protos.values import Value, option_message
 
+Pixels = NDArray[np.uint8]
+
 
 @dataclass(frozen=True)
 class Item:
     """One image of a request: (H, W, 3) uint8, its id and its seed."""
 
     id: str
-    image: NDArray[np.uint8]
+    image: Pixels
     seed: int
 
 
@@ -43,7 +45,7 @@ class Item:
 class Reply:
     """The answer to one request: (N, sH, sW, 3) uint8 and its times in seconds."""
 
-    images: NDArray[np.uint8]
+    images: Pixels
     end_to_end_s: float
     queue_s: float
     compute_s: float

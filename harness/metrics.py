@@ -9,7 +9,7 @@ scores NaN: not measured.
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Literal
@@ -22,6 +22,7 @@ from harness.errors import ConfigError, ImageError, one_line
 from harness.resize import resize
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 Images = NDArray[np.uint8]
@@ -93,7 +94,8 @@ def _check(name: str, outputs: Images, references: Images, factor: int) -> None:
 
 def luma(image: NDArray[np.uint8 | np.float64]) -> Float:
     """BT.601 luma, 16..235, of an RGB image on the 0..255 scale, unrounded: (..., 3) to (...)."""
-    result: Float = 16 + image.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255
+    r, g, b = np.moveaxis(image.astype(np.float64), -1, 0)
+    result: Float = 16 + (65.481 * r + 128.553 * g + 24.966 * b) / 255  # pixel by pixel: equal pixels stay equal
     return result
 
 
@@ -159,7 +161,7 @@ def _lr_psnr(outputs: Images, inputs: Images, scale: int) -> Float:
 def lpips_network(net: Net) -> "nn.Module":
     """LPIPS 0.1 (Zhang et al. 2018) with pinned weights, on the CPU: (N, 3, H, W) pairs in -1..1 to (N, 1, 1, 1).
 
-    Kept for the process, frozen, in evaluation mode.
+    Kept for the process, frozen, in evaluation mode; copy it before moving it to a device.
 
     Raises:
         WeightsError: the weights are not to be had.
@@ -294,3 +296,14 @@ METRICS = {
         ),
     )
 }
+
+
+def preflight(names: Iterable[str]) -> None:
+    """Make sure that the weights of the metrics `names` are at hand, before anything is computed.
+
+    Raises:
+        WeightsError: some are not and cannot be fetched.
+    """
+    for name in sorted(names):
+        if name.startswith("lpips_"):
+            weights.resolve(BACKBONES[name.removeprefix("lpips_")][0])

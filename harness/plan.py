@@ -2,8 +2,23 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
+from harness.datasets import Dataset, limit
+from harness.errors import ConfigError, one_line
 from harness.suite import Suite
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command to run: a suite over a dataset with backends, into a folder."""
+
+    suite: Suite
+    dataset: str
+    backends: tuple[str, ...]
+    output: Path
+    limit: int | None
+    command: str
 
 
 @dataclass(frozen=True)
@@ -25,21 +40,28 @@ CLEAN = Condition("clean")
 
 @dataclass(frozen=True)
 class Step:
-    """A condition, how many of the images (in their order) it uses, and the metrics scored under it."""
+    """A condition, the ids of the images it uses, and the metrics scored under it."""
 
     condition: Condition
-    images: int
+    images: tuple[str, ...]
     metrics: tuple[str, ...]
 
 
-def plan(suite: Suite, images: int) -> list[Step]:
-    """The steps of a suite over `images` images, clean first."""
-    steps = [Step(CLEAN, images, suite.metrics)]
-    if suite.noise is not None:
-        for severity, sigma in enumerate(suite.noise.sigmas, 1):
-            condition = Condition("gaussian_noise", severity, sigma)
-            steps.append(Step(condition, min(images, suite.noise.images), suite.noise.metrics))
-    return steps
+def conditions(suite: Suite) -> list[tuple[Condition, tuple[str, ...]]]:
+    """The conditions of a suite with the metrics scored under each, clean first."""
+    noise = suite.noise
+    if noise is None:
+        return [(CLEAN, suite.metrics)]
+    noisy = [(Condition("gaussian_noise", s, sigma), noise.metrics) for s, sigma in enumerate(noise.sigmas, 1)]
+    return [(CLEAN, suite.metrics), *noisy]
+
+
+def plan(suite: Suite, dataset: Dataset) -> list[Step]:
+    """The steps of a suite over a dataset; noise uses a subset stratified by group."""
+    everything = tuple(record.id for record in dataset.records)
+    count = suite.noise.images if suite.noise else len(everything)
+    chosen = tuple(record.id for record in limit(dataset, count, suite.seed).records)
+    return [Step(c, everything if c == CLEAN else chosen, metrics) for c, metrics in conditions(suite)]
 
 
 @dataclass(frozen=True)
@@ -58,15 +80,15 @@ def parse_backend(text: str) -> BackendSpec:
     Raises:
         ConfigError: the text is not of that form.
     """
-    from harness.errors import ConfigError, one_line
-
     head, *rest = text.split(",")
     name, _, address = head.strip().partition("@")
     options = {}
     for part in rest:
         key, equals, value = part.partition("=")
         if not equals or not key.strip() or key.strip() in options:
-            raise ConfigError(f"backend {one_line(text, 80)!r}: {one_line(part, 40)!r} is not option=value, or is twice")
+            raise ConfigError(
+                f"backend {one_line(text, 80)!r}: {one_line(part, 40)!r} is not option=value, or is twice"
+            )
         options[key.strip()] = value.strip()
     label = options.pop("name", name)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,39}", label):

@@ -83,6 +83,11 @@ class Suite(_Strict):
         """The scale factor."""
         return self.high // self.low
 
+    @property
+    def used_metrics(self) -> set[str]:
+        """Every metric that some part of the suite asks for."""
+        return {*self.metrics, *(self.noise.metrics if self.noise else ())}
+
     @cached_property
     def sha256(self) -> str:
         """Hash of everything the suite says."""
@@ -145,7 +150,8 @@ def _first_error(error: ValidationError, node: yaml.Node | None, where: str) -> 
 
 
 def _fields(location: tuple[Any, ...]) -> list[str]:
-    model: type[BaseModel] = {"noise": Noise, "speed": Speed}.get(str(location[0]), Suite) if location[1:] else Suite
+    nested: dict[str, type[BaseModel]] = {"noise": Noise, "speed": Speed}
+    model = nested.get(str(location[0]), Suite) if location[1:] else Suite
     return list(model.model_fields)
 
 

@@ -6,12 +6,13 @@ Each is derived from the tables alone. Two backends are ordered only where their
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
 
 from reports.load import BASELINE, HEADLINE, Run
-from reports.numbers import count, duration, fit, names, p_value, significant, times
+from reports.numbers import NBSP, Format, count, duration, fit, names, p_value, significant, times
 
 DISTORTION = "psnr"
 OPPOSITE = {"better": "worse", "worse": "better"}
@@ -91,7 +92,7 @@ def _perception(run: Run) -> Iterator[Finding]:
     topic = f"Best {run.title(HEADLINE)}"
     order = list(ranks(run, HEADLINE, run.compared))
     if not order:
-        yield Finding(topic, f"Not measured: no compared backend has {HEADLINE}. {NOT_PASSED}", warning=True)
+        yield Finding(topic, f"Not measured: no compared backend was scored in it. {NOT_PASSED}", warning=True)
         return
     best, rest = order[0], order[1:]
     tied = [other for other in rest if (r := relation(run, best, other, HEADLINE)) and r.verdict == "tie"]
@@ -122,7 +123,9 @@ def _against_baseline(run: Run, order: list[str]) -> Iterator[Finding]:
     for verdict, words in (("worse", "worse than"), ("tie", "not separated from")):
         labels = [label for label, r in found.items() if r and r.verdict == verdict]
         if labels:
-            yield Finding(f"Against {BASELINE}", f"{names(labels)}: {words} {BASELINE} in {HEADLINE}.", warning=True)
+            yield Finding(
+                f"Against {BASELINE}", f"{names(labels)}: {words} {BASELINE} in {run.title(HEADLINE)}.", warning=True
+            )
 
 
 def _distortion(run: Run) -> Iterator[Finding]:
@@ -132,7 +135,7 @@ def _distortion(run: Run) -> Iterator[Finding]:
         yield Finding("PSNR", f"Not measured. {NOT_PASSED}", warning=True)
         return
     text = f"{order[0]} {value(run, order[0], DISTORTION)}"
-    for ahead, label in zip(order, order[1:], strict=False):
+    for ahead, label in pairwise(order):
         text += f"{_sign(relation(run, ahead, label, DISTORTION))}{label} {value(run, label, DISTORTION)}"
     yield Finding(f"{run.title(DISTORTION)}, best first", f"{text}. “>” separated, “=” tied, in paired differences.")
 
@@ -156,7 +159,7 @@ def _speed(run: Run) -> Iterator[Finding]:
     for (label, gan), rows in ratios.groupby(["backend", "gan"], sort=False):
         each = [f"{times(r['ratio'])} at batch {count(r['batch'])} ({_pace(r)})" for _, r in rows.iterrows()]
         valid = "" if rows["valid"].all() else " Some of these timings are invalid: see Speed."
-        yield Finding("Diffusion against GAN", f"{label} takes, of {gan}'s compute time, {names(each)}.{valid}")
+        yield Finding("Diffusion against GAN", f"{label} to {gan}, median compute time: {names(each)}.{valid}")
 
 
 def _pace(row: "pd.Series[Any]") -> str:
@@ -184,7 +187,8 @@ def _groups(run: Run) -> Iterator[Finding]:
     for label in run.compared:
         rows = gaps[gaps["backend"] == label]
         if len(rows):
-            yield Finding(f"Groups, {label}", _group_sentence(rows, gaps[gaps["backend"] == BASELINE]))
+            text = _group_sentence(rows, gaps[gaps["backend"] == BASELINE])
+            yield Finding(f"Groups, {label}", f"{run.title(HEADLINE)}: {text}.")
 
 
 def _group_sentence(rows: pd.DataFrame, baseline: pd.DataFrame) -> str:
@@ -195,18 +199,18 @@ def _group_sentence(rows: pd.DataFrame, baseline: pd.DataFrame) -> str:
     untold = rows[rows["verdict"] == "insufficient"]["attribute"].tolist()
     parts += [f"no gap separated from chance by {names(open_ones)}"] if open_ones else []
     parts += [f"too few images to judge by {names(untold)} ({NOT_PASSED[:-1].lower()})"] if untold else []
-    return f"{HEADLINE}: {'; '.join(parts)}."
+    return "; ".join(parts)
 
 
 def _gap(row: "pd.Series[Any]", *, shared: bool) -> str:
     figures = f"gap {significant(row['gap'])}, chance alone stays under {significant(row['null_p95'])}"
     hard = f"; {BASELINE} has a gap here too" if shared else ""
     where = f"{row['attribute']} gap, worst {row['worst']}, best {row['best']}"
-    return f"{where} ({figures}, p {_equals(p_value(row['p_value']))}{hard})"
+    return f"{where} ({figures}, p{NBSP}{_equals(p_value(row['p_value']))}{hard})"
 
 
 def _equals(p: str) -> str:
-    return p if p.startswith("<") else f"= {p}"
+    return p if p.startswith("<") else f"={NBSP}{p}"
 
 
 def _noise(run: Run) -> Iterator[Finding]:
@@ -227,20 +231,22 @@ def _noise_sentence(run: Run, rows: pd.DataFrame) -> str:
     last = rows.iloc[-1]
     how = fit([last["difference"]], [last["difference_high"] - last["difference_low"]])
     gap = how.interval(last["difference"], last["difference_low"], last["difference_high"], signed=True)
-    at_last = f"at σ = {significant(last['sigma'])} the difference is {gap}, {significant(last['added'])} above its own"
+    at_last = f"at σ{NBSP}={NBSP}{last['sigma']:g}, {gap} against {BASELINE} on the same noisy inputs"
     if worse.any():
-        words = f"worse than {BASELINE} from σ = {significant(rows[worse].iloc[0]['sigma'])} on"
+        first = rows[worse].iloc[0]["sigma"]
+        words = f"worse than {BASELINE} at {worse.sum()} of {len(rows)} noise levels, first at σ{NBSP}={NBSP}{first:g}"
     elif better.all():
         words = f"better than {BASELINE} at all {len(rows)} noise levels"
     else:
         words = f"separably better than {BASELINE} at {better.sum()} of {len(rows)} noise levels, worse at none"
-    return f"{HEADLINE}: {words}; {at_last} clean value."
+    own = Format(how.decimals, how.exponent).number(last["added"], signed=True)
+    return f"{run.title(HEADLINE)}: {words}; {at_last}, {own} against its own clean value."
 
 
 def _warnings(run: Run) -> Iterator[Finding]:
     record = run.record
     if record.get("status") != "finished":
-        yield _warning("Run", f"its status is “{record.get('status', 'unknown')}”: the tables may be incomplete.")
+        yield _warning("Run", f"Its status is “{record.get('status', 'unknown')}”: the tables may be incomplete.")
     for label, backend in run.backends.items():
         if backend.get("status") == "failed":
             yield _warning("Failed", f"{label}: {backend.get('error') or 'no reason given'}")
@@ -249,7 +255,7 @@ def _warnings(run: Run) -> Iterator[Finding]:
             yield _warning("Out of domain", f"{label} was made for {made_for}: its figures do not speak for that use.")
     yield from _counted(run)
     if (record["environment"].get("git") or {}).get("dirty"):
-        yield _warning("Run", "the code had uncommitted changes.")
+        yield _warning("Run", "The code had uncommitted changes.")
     for text in record["warnings"]:
         yield _warning("Run", str(text))
 
@@ -258,7 +264,7 @@ def _counted(run: Run) -> Iterator[Finding]:
     failures, speed = run.table("failures"), run.table("speed")
     if len(failures):
         each = [f"{label} {count(n)}" for label, n in failures.groupby("backend", sort=False)["n"].sum().items()]
-        yield _warning("Failed cases", f"{names(each)}: their means are over fewer images.")
+        yield _warning("Failed cases", f"{names(each)}: the means of these backends are over the images that remain.")
     invalid = speed[~speed["valid"].astype(bool)]
     if len(invalid):
         whose = names(dict.fromkeys(invalid["backend"]))

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 NOTHING = "–"
+NBSP = "\u00a0"
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 SIGNIFICANT = 4
 
@@ -65,19 +66,22 @@ def duration(seconds: float) -> str:
     """A time in the unit that suits it: "42.1 ms", "1.23 s"."""
     if not math.isfinite(seconds):
         return NOTHING
-    return f"{significant(seconds * 1000)} ms" if seconds < 1 else f"{significant(seconds)} s"
+    for factor, unit in ((1, "s"), (1e3, "ms")):
+        if seconds * factor >= 1:
+            return f"{significant(seconds * factor)}{NBSP}{unit}"
+    return f"{significant(seconds * 1e6)}{NBSP}µs"
 
 
 def times(ratio: float) -> str:
     """A ratio as a multiple: "3.42 ×"."""
-    return f"{significant(ratio)} ×" if math.isfinite(ratio) else NOTHING
+    return f"{significant(ratio)}{NBSP}×" if math.isfinite(ratio) else NOTHING
 
 
 def p_value(p: float) -> str:
     """A p-value to three decimals, bounded below."""
     if not math.isfinite(p):
         return NOTHING
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return f"<{NBSP}0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def count(n: float) -> str:

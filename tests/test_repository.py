@@ -46,6 +46,14 @@ def readme_lines(start: str) -> list[str]:
     return sorted({line.strip() for line in lines if line.startswith(start)})
 
 
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_documents_name_files_that_exist(document: str) -> None:
+    """Every path inside the packages that a document names is there."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    named = set(re.findall(rf"`((?:{'|'.join(PACKAGES)}|tests)/[\w./-]+)`", text))
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
 def test_modules_say_what_is_in_them() -> None:
     """Every module that is not an empty package marker begins with a docstring."""
     missing = [str(path) for path, tree in modules(*PACKAGES) if tree.body and not ast.get_docstring(tree)]

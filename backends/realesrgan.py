@@ -1,0 +1,76 @@
+"""Real-ESRGAN (Wang et al. 2021): the published GAN weights, run by ncnn on the CPU.
+
+`x4plus` is RRDBNet with 23 blocks, for photos; `animevideov3` is a small VGG-style network for anime frames.
+Both are trained on synthetic chains of blur, noise and JPEG, so they also remove what looks like a degradation.
+"""
+
+from pathlib import Path
+
+import ncnn
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.base import Batch, Description, Option, Progress, code_digest
+from harness import weights
+
+STEMS = {"x4plus": "realesrgan-x4plus", "animevideov3": "realesr-animevideov3-x4"}
+MODEL = Option(
+    name="model", default="x4plus", help="x4plus for photos, animevideov3 for anime frames", choices=tuple(STEMS)
+)
+
+
+class RealESRGAN:
+    """Upscales by 4, one image after the other."""
+
+    def __init__(self) -> None:
+        files = {
+            model: (weights.resolve(f"{stem}.param"), weights.resolve(f"{stem}.bin")) for model, stem in STEMS.items()
+        }
+        self._nets = {model: _load(param, weight) for model, (param, weight) in files.items()}
+        self.description = Description(
+            name="realesrgan",
+            family="gan",
+            digest=code_digest(Path(__file__), *(path for pair in files.values() for path in pair)),
+            scales=(4,),
+            licence="BSD-3-Clause",
+            domain="photos and anime frames of at least 64 pixels with real-world degradations; "
+            "16-pixel faces are out of its domain",
+            batch_exact=True,
+            maximum=256,  # 3 GB and 11 s; memory grows with the area
+            domain_minimum=64,
+            options=(MODEL,),
+            max_batch=16,
+            progress=True,
+        )
+
+    def upscale(self, batch: Batch, progress: Progress) -> NDArray[np.floating]:
+        """See `Backend.upscale`."""
+        net = self._nets[str(batch.options.get("model", MODEL.default))]
+        outputs = []
+        for image in batch.images:
+            outputs.append(_forward(net, image))
+            progress(len(outputs), len(batch.images))
+        return np.stack(outputs)
+
+
+def _load(param: Path, weight: Path) -> ncnn.Net:
+    net = ncnn.Net()
+    net.opt.num_threads = (
+        1  # ncnn's threads spin for each other at each of 1000 layers: beside other work 25 times slower
+    )
+    net.opt.use_vulkan_compute = False
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False  # float32 everywhere
+    if net.load_param(str(param)) or net.load_model(str(weight)):
+        raise RuntimeError(f"ncnn cannot read {param} and {weight}: delete them, then run `harness weights fetch`")
+    return net
+
+
+def _forward(net: ncnn.Net, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(H, W, 3) uint8 to (4 H, 4 W, 3) on the 0..255 scale."""
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32) / 255
+    extractor = net.create_extractor()
+    extractor.input("data", ncnn.Mat(planes).clone())  # a Mat made of an array does not own its memory
+    code, output = extractor.extract("output")
+    if code:
+        raise RuntimeError(f"ncnn failed with code {code} on an image of {image.shape[1]} x {image.shape[0]} pixels")
+    return np.array(output).transpose(1, 2, 0) * np.float32(255)

@@ -1,0 +1,382 @@
+"""From rows to tables: means with intervals, paired differences, groups, gaps, noise, speed, worst cases.
+
+Every function takes the frame of scores (`Scores`) and gives one tidy frame; `tables` gives all of them.
+`backend` is the label of a run; NaN means not available.
+"""
+
+import itertools
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from harness.plan import CLEAN
+from harness.score import CONTROL, group_attributes, output_path
+from harness.statistics import (
+    INSUFFICIENT,
+    LOW_PRECISION,
+    bootstrap_interval,
+    gap_test,
+    percentile,
+    verdict,
+)
+from harness.store import RunFolder
+
+BASELINE = "bicubic"
+OTHER_LOAD_LIMIT = 0.15
+"""A timed pass during which others used more than this many cores is invalid."""
+WORST = 8
+SAMPLES = 6
+
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The rows of a run that belong to its record, with the table of images."""
+
+    folder: RunFolder
+    record: dict[str, Any]
+    rows: pd.DataFrame
+    images: pd.DataFrame
+
+    @classmethod
+    def of(cls, folder: RunFolder) -> "Scores":
+        """Read a run folder; rows of backends or digests that the record no longer names are left out."""
+        record = folder.read_record() or {"backends": [], "metrics": {}}
+        rows = folder.rows()
+        current = {(b["label"], b["digest"]) for b in record["backends"]}
+        keep = [pair in current for pair in zip(rows["backend"], rows["digest"], strict=True)]
+        return cls(folder, record, rows[keep], pd.read_parquet(folder.path / "images.parquet"))
+
+    @property
+    def labels(self) -> list[str]:
+        """Backends in the order of the record."""
+        return [b["label"] for b in self.record["backends"]]
+
+    @property
+    def attributes(self) -> list[str]:
+        """Group attributes, with race x gender where both are there."""
+        names = group_attributes(self.images)
+        return [*names, *(["race x gender"] if {"race", "gender"} <= set(names) else [])]
+
+    def higher_is_better(self, metric: str) -> bool:
+        """The metric's direction."""
+        return bool(self.record["metrics"][metric]["higher_is_better"])
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """Rows that hold a score of an image."""
+        scored = self.rows[self.rows["metric"].isin(self.record["metrics"]) & self.rows["value"].notna()].copy()
+        if {"race", "gender"} <= set(scored.columns):
+            scored["race x gender"] = scored["race"] + " x " + scored["gender"]
+        return scored
+
+    def values(self, metric: str, condition: str = CLEAN.name, severity: int = 0) -> pd.DataFrame:
+        """Image x backend table of one metric under one condition."""
+        s = self.scores
+        chosen = s[(s["metric"] == metric) & (s["condition"] == condition) & (s["severity"] == severity)]
+        table = chosen.pivot_table(index="image", columns="backend", values="value", aggfunc="first", dropna=False)
+        return table.reindex(columns=[b for b in self.labels if b in table])
+
+    def groups_of(self, attribute: str) -> pd.Series:
+        """The group of each image."""
+        frame = self.images.set_index("image")
+        return frame["race"] + " x " + frame["gender"] if attribute == "race x gender" else frame[attribute]
+
+
+def tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
+    """All tables of a run, by name."""
+    scores = Scores.of(folder)
+    makers = {
+        "summary": summary,
+        "differences": differences,
+        "pairs": pairs,
+        "groups": groups,
+        "gaps": gaps,
+        "noise": noise,
+        "speed": speed,
+        "worst": worst,
+        "samples": samples,
+        "failures": failures,
+    }
+    return {name: make(scores) for name, make in makers.items()}
+
+
+def write_tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
+    """Derive all tables and write them to `tables/`."""
+    made = tables(folder)
+    for name, frame in made.items():
+        folder.write_table(f"tables/{name}", frame)
+    return made
+
+
+def _mean(values: Float) -> dict[str, float]:
+    """Mean and interval of the finite values; infinite if all are (identical images)."""
+    finite = values[np.isfinite(values)]
+    if len(values) and not len(finite):
+        return {"mean": float(values[0]), "low": float(values[0]), "high": float(values[0])}
+    low, high = bootstrap_interval(finite)
+    return {"mean": float(finite.mean()) if len(finite) else np.nan, "low": low, "high": high}
+
+
+def _paired(first: pd.Series, second: pd.Series) -> Float:
+    difference = (first - second).to_numpy(float)
+    finite: Float = difference[np.isfinite(difference)]
+    return finite
+
+
+def summary(scores: Scores) -> pd.DataFrame:
+    """One row per backend and metric on clean input."""
+    rows = []
+    failed = scores.rows[(scores.rows["metric"] == "output") & (scores.rows["condition"] == CLEAN.name)]
+    counts = failed.groupby("backend")["image"].nunique()
+    for metric in scores.record["metrics"]:
+        table = scores.values(metric)
+        for label in scores.labels:
+            values = table[label].dropna().to_numpy(float) if label in table else np.empty(0)
+            finite = values[np.isfinite(values)]
+            rows.append(
+                {"backend": label, "metric": metric, "n": len(values), "failed": int(counts.get(label, 0))}
+                | {"identical": int(np.isinf(values).sum())}
+                | _mean(values)
+                | {"sd": float(finite.std(ddof=1)) if len(finite) > 1 else np.nan}
+            )
+    return pd.DataFrame(rows)
+
+
+def _difference(scores: Scores, table: pd.DataFrame, first: str, second: str, metric: str) -> dict[str, Any]:
+    values = _paired(table[first], table[second])
+    stats = _mean(values) if len(values) else {"mean": np.nan, "low": np.nan, "high": np.nan}
+    word = verdict(stats["low"], stats["high"], higher_is_better=scores.higher_is_better(metric))
+    return {"metric": metric, "n": len(values)} | stats | {"verdict": word}
+
+
+def differences(scores: Scores) -> pd.DataFrame:
+    """Paired differences to bicubic on the same clean images, backend minus bicubic."""
+    rows = []
+    for metric in scores.record["metrics"]:
+        table = scores.values(metric)
+        for label in table.columns:
+            if label != BASELINE and BASELINE in table:
+                who = {"backend": label, "baseline": BASELINE}
+                rows.append(who | _difference(scores, table, label, BASELINE, metric))
+    return pd.DataFrame(rows)
+
+
+def pairs(scores: Scores) -> pd.DataFrame:
+    """Paired differences between all compared backends, first minus second; control arms left out."""
+    rows = []
+    for metric in scores.record["metrics"]:
+        table = scores.values(metric)
+        compared = [b for b in table.columns if b not in (CONTROL, BASELINE)]
+        for first, second in itertools.combinations(compared, 2):
+            who = {"first": first, "second": second}
+            rows.append(who | _difference(scores, table, first, second, metric))
+    return pd.DataFrame(rows)
+
+
+def groups(scores: Scores) -> pd.DataFrame:
+    """Every clean score by group, and its gain over bicubic on the same images (positive: better)."""
+    rows = []
+    for metric, attribute in itertools.product(scores.record["metrics"], scores.attributes):
+        table = scores.values(metric)
+        gain = _gain(scores, table, metric)
+        by_group = scores.groups_of(attribute).reindex(table.index)
+        for label in table.columns:
+            for group in sorted(by_group.unique()):
+                inside = (by_group == group) & table[label].notna()
+                rows.append(
+                    {"backend": label, "metric": metric, "attribute": attribute, "group": group}
+                    | _group(table.loc[inside, label].to_numpy(float), gain.loc[inside, label].to_numpy(float))
+                )
+    return pd.DataFrame(rows)
+
+
+def _gain(scores: Scores, table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    if BASELINE not in table:
+        return table * np.nan
+    sign = 1 if scores.higher_is_better(metric) else -1
+    return table.sub(table[BASELINE], axis=0) * sign
+
+
+def _group(values: Float, gain: Float) -> dict[str, Any]:
+    n = len(values)
+    if n < INSUFFICIENT:
+        nothing = dict.fromkeys(("mean", "low", "high", "gain", "gain_low", "gain_high"), np.nan)
+        return {"n": n, **nothing, "status": "insufficient"}
+    finite = gain[np.isfinite(gain)]
+    low, high = bootstrap_interval(finite)
+    gains = {"gain": float(finite.mean()) if len(finite) else np.nan, "gain_low": low, "gain_high": high}
+    return {"n": n} | _mean(values) | gains | {"status": "ok" if n >= LOW_PRECISION else "low precision"}
+
+
+def gaps(scores: Scores) -> pd.DataFrame:
+    """The best and the worst group of each attribute, and whether chance alone would part them as far."""
+    rows = []
+    for metric, attribute in itertools.product(scores.record["metrics"], scores.attributes):
+        table = scores.values(metric)
+        by_group = scores.groups_of(attribute).reindex(table.index)
+        for label in table.columns:
+            values = table[label]
+            judged = by_group[values.notna() & np.isfinite(values)]
+            sizes = judged.value_counts()
+            judged = judged[judged.isin(sizes.index[sizes >= INSUFFICIENT]) & (judged != "unknown")]
+            who = {"backend": label, "metric": metric, "attribute": attribute}
+            rows.append(who | _gap(values[judged.index].to_numpy(float), judged, scores.higher_is_better(metric)))
+    return pd.DataFrame(rows)
+
+
+def _gap(values: Float, groups: pd.Series, higher_is_better: bool) -> dict[str, Any]:  # noqa: FBT001
+    count = groups.nunique()
+    if count < 2:
+        nothing = dict.fromkeys(("gap", "ratio", "null_mean", "null_p95", "p_value"), np.nan)
+        return {"best": "", "worst": "", **nothing, "groups": count, "verdict": "insufficient"}
+    frame = _metric_frame(values, groups)
+    order = frame.by_group.sort_values(ascending=not higher_is_better)
+    test = gap_test(values, list(groups))
+    word = "gap" if test.p_value < 0.05 else "not separated from chance"
+    return {
+        "best": str(order.index[0]),
+        "worst": str(order.index[-1]),
+        "gap": float(frame.difference()),
+        "ratio": float(frame.ratio()),
+        "null_mean": test.null_mean,
+        "null_p95": test.null_p95,
+        "p_value": test.p_value,
+        "groups": count,
+        "verdict": word,
+    }
+
+
+def _metric_frame(values: Float, groups: pd.Series) -> Any:  # noqa: ANN401 - untyped library
+    from fairlearn.metrics import MetricFrame
+
+    def mean(_: Float, scores: Float) -> float:
+        return float(np.mean(scores))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fairlearn's own deprecations
+        return MetricFrame(metrics=mean, y_true=values, y_pred=values, sensitive_features=groups.to_numpy())
+
+
+def noise(scores: Scores) -> pd.DataFrame:
+    """Scores under noise on the input: against bicubic on the same input, and against the backend's own clean score."""
+    content = scores.record["suite"]["content"].get("noise")
+    rows: list[dict[str, Any]] = []
+    for metric in content["metrics"] if content else []:
+        levels = {s: scores.values(metric, "gaussian_noise", s) for s in range(1, len(content["sigmas"]) + 1)}
+        used = next(iter(levels.values())).index
+        clean = scores.values(metric).reindex(used)
+        for severity, table in {0: clean, **levels}.items():
+            sigma = 0.0 if severity == 0 else content["sigmas"][severity - 1]
+            for label in (b for b in table.columns if b != CONTROL):
+                who = {"backend": label, "metric": metric, "severity": severity, "sigma": sigma}
+                rows.append(who | _noise_cell(table, clean, label))
+    return pd.DataFrame(rows)
+
+
+def _noise_cell(table: pd.DataFrame, clean: pd.DataFrame, label: str) -> dict[str, Any]:
+    values = table[label].dropna().to_numpy(float)
+    against = _paired(table[label], table[BASELINE]) if BASELINE in table else np.empty(0)
+    low, high = bootstrap_interval(against)
+    added = _paired(table[label], clean[label]) if label in clean else np.empty(0)
+    return (
+        {"n": len(values)}
+        | _mean(values)
+        | {"difference": float(against.mean()) if len(against) else np.nan}
+        | {"difference_low": low, "difference_high": high}
+        | {"added": float(added.mean()) if len(added) else np.nan}
+    )
+
+
+def speed(scores: Scores) -> pd.DataFrame:
+    """The timed pass: one row per backend and request size; times are seconds a request."""
+    timed = scores.rows[scores.rows["metric"].isin(("cold_start_s",))]
+    rows: list[dict[str, Any]] = []
+    for label in [b for b in scores.labels if b in set(timed["backend"])]:
+        of = scores.rows[scores.rows["backend"] == label]
+        single = {str(k): v["value"].to_numpy(float) for k, v in of.groupby("metric")}
+        batch = int(single["batch_size"][-1])
+        rows.append(_speed_row(label, 1, "", single))
+        if batch > 1:
+            rows.append(_speed_row(label, batch, "batch_", single))
+    frame = pd.DataFrame(rows)
+    if len(frame):
+        base = frame[frame["backend"] == BASELINE].set_index("batch")["compute_p50"]
+        frame["ratio_compute_bicubic"] = frame["compute_p50"] / frame["batch"].map(base)
+    return frame
+
+
+def _speed_row(label: str, batch: int, prefix: str, values: dict[str, Float]) -> dict[str, Any]:
+    total = values[f"{prefix}end_to_end_s"]
+    load_ = float(values["other_load"][-1])
+    percentiles = {f"end_to_end_p{q}": percentile(total, q) for q in (50, 90, 95, 99)}
+    return (
+        {"backend": label, "batch": batch, "n": len(total)}
+        | percentiles
+        | {"compute_p50": percentile(values[f"{prefix}compute_s"], 50) if len(total) >= 11 else np.nan}
+        | {"transport_p50": percentile(values[f"{prefix}transport_s"], 50)}
+        | {"images_per_s": batch * len(total) / float(total.sum())}
+        | {"cold_start_s": float(values["cold_start_s"][-1]), "peak_memory_mb": float(values["peak_memory_mb"][-1])}
+        | {"valid": load_ <= OTHER_LOAD_LIMIT}
+        | {"note": "" if load_ <= OTHER_LOAD_LIMIT else f"others used {load_:.2f} cores during the pass; run it again"}
+    )
+
+
+def _pictures(scores: Scores, label: str, image: str) -> dict[str, str]:
+    folder = scores.folder
+    backend = next(b for b in scores.record["backends"] if b["label"] == label)
+    content = scores.record["suite"]["content"]
+    seed = int(scores.images.loc[scores.images["image"] == image, "seed"].iloc[0])
+    output = output_path(folder, backend, CLEAN, image, seed, content["high"] // content["low"])
+    paths = {"input": folder.input(CLEAN.folder, image), "output": output, "target": folder.target(image)}
+    return {k: str(p.relative_to(folder.path)) if p is not None and p.exists() else "" for k, p in paths.items()}
+
+
+def _with_groups(scores: Scores, image: str) -> dict[str, str]:
+    row = scores.images.loc[scores.images["image"] == image].iloc[0]
+    return {a: str(row[a]) for a in group_attributes(scores.images)}
+
+
+def worst(scores: Scores) -> pd.DataFrame:
+    """Each backend's worst clean images by LPIPS (AlexNet)."""
+    rows: list[dict[str, Any]] = []
+    metric = "lpips_alex"
+    if metric in scores.record["metrics"]:
+        table = scores.values(metric)
+        for label in (b for b in table.columns if b != CONTROL):
+            for rank, (image, value) in enumerate(table[label].nlargest(WORST).items(), 1):
+                who = {"backend": label, "metric": metric, "rank": rank, "image": image, "value": value}
+                rows.append(who | _with_groups(scores, str(image)) | _pictures(scores, label, str(image)))
+    return pd.DataFrame(rows)
+
+
+def samples(scores: Scores) -> pd.DataFrame:
+    """A few images chosen by their seed alone, for pictures side by side."""
+    usable = scores.images[scores.images["error"] == ""].sort_values("seed")
+    shown = [b["label"] for b in scores.record["backends"] if b["status"] == "ok"]
+    rows = [
+        {"image": image, "backend": label} | _with_groups(scores, image) | _pictures(scores, label, image)
+        for image in usable["image"].head(SAMPLES)
+        for label in shown
+    ]
+    return pd.DataFrame(rows)
+
+
+def failures(scores: Scores) -> pd.DataFrame:
+    """What failed, by backend, condition and kind, with one of the messages; unusable images under backend ""."""
+    failed = scores.rows[scores.rows["metric"].isin(("output", "timed")) & (scores.rows["error"] != "")]
+    counts: dict[tuple[str, str, str], list[str]] = {}
+    for row in failed.to_dict("records"):
+        kind, _, message = str(row["error"]).partition(": ")
+        counts.setdefault((row["backend"], row["condition"], kind), []).append(message)
+    for message in scores.images.loc[scores.images["error"] != "", "error"]:
+        counts.setdefault(("", "dataset", "ImageError"), []).append(message)
+    columns = ("backend", "condition", "kind")
+    rows = [dict(zip(columns, key, strict=True)) | {"message": m[0], "n": len(m)} for key, m in counts.items()]
+    return pd.DataFrame(rows, columns=[*columns, "message", "n"])

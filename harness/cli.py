@@ -1,0 +1,271 @@
+"""The command line: `harness run`, `score`, `report`, `suites`, `datasets`, `weights`, `backends`.
+
+Nothing heavy is imported before a command needs it, so that `harness --help` answers at once.
+Exit status: 0 done; 1 done, but some cases failed; 2 the command cannot be carried out; 130 interrupted.
+"""
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness import __version__
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.store import RunFolder
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Evaluates image upscalers: quality, speed, noise robustness and bias per group.",
+)
+backends_app = typer.Typer(no_args_is_help=True, help="Lists, checks and serves backends.")
+weights_app = typer.Typer(no_args_is_help=True, help="The pretrained weights that metrics and backends use.")
+suites_app = typer.Typer(no_args_is_help=True, help="Lists and validates suites.")
+app.add_typer(backends_app, name="backends")
+app.add_typer(weights_app, name="weights")
+app.add_typer(suites_app, name="suites")
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn the errors that the harness raises on purpose into one line and exit status 2."""
+    try:
+        yield
+    except HarnessError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command continues where it stopped", err=True)
+        raise typer.Exit(130) from None
+
+
+def _version(value: bool) -> None:  # noqa: FBT001 - typer's callback
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[  # noqa: FBT002 - handled by its callback
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Evaluate image upscalers."""
+
+
+@app.command()
+def run(
+    suite: Annotated[str, typer.Argument(metavar="SUITE", help="A built-in name (quick, faces) or a YAML file.")],
+    dataset: Annotated[str | None, typer.Option(help="KIND:PATH[#SPLIT], or synthetic.")] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="NAME[@HOST:PORT][,option=value]...; repeatable. Default: the suite's.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only so many images, stratified by group.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The run folder; by default the same command finds the same one.")
+    ] = None,
+) -> None:
+    """Run a suite against backends, score the outputs and write the report; the same command continues."""
+    with one_line_errors():
+        from harness.errors import ConfigError
+        from harness.plan import Job
+        from harness.runner import default_output, new_progress
+        from harness.runner import run as run_job
+        from harness.suite import load_suite
+
+        chosen = load_suite(suite)
+        spec = dataset or chosen.dataset
+        if spec is None:
+            raise ConfigError(f"suite {chosen.name} needs a dataset: give --dataset KIND:PATH[#SPLIT]")
+        folder = output or default_output(chosen, spec, limit)
+        command = shlex.join(["harness", *sys.argv[1:]])
+        job = Job(chosen, spec, tuple(backend or ()), folder, limit, command)
+        with new_progress() as progress:
+            result = run_job(job, progress)
+        failed = _finish(result)
+    raise typer.Exit(int(failed))
+
+
+@app.command()
+def score(run_folder: RunArgument) -> None:
+    """Score the stored outputs of a run again and derive its tables, without any backend."""
+    with one_line_errors():
+        from harness.runner import new_progress
+        from harness.score import score_run
+        from harness.store import open_run
+
+        folder = open_run(run_folder)
+        with folder.locked(), new_progress() as progress:
+            score_run(folder, progress)
+        failed = _finish(folder)
+    raise typer.Exit(int(failed))
+
+
+@app.command()
+def report(run_folder: RunArgument) -> None:
+    """Derive the tables of a run from its rows and write its report."""
+    with one_line_errors():
+        from harness.store import open_run
+
+        failed = _finish(open_run(run_folder))
+    raise typer.Exit(int(failed))
+
+
+def _finish(folder: "RunFolder") -> bool:
+    from harness.audit import write_tables
+    from reports.build import build
+
+    tables = write_tables(folder)
+    files = build(folder.path)
+    _print_summary(tables["summary"])
+    failures = tables["failures"]
+    for row in failures.head(10).to_dict("records"):
+        where = f"{row['backend'] or 'dataset'}, {row['condition']}"
+        typer.echo(f"failed: {where}: {row['n']} x {row['kind']}: {row['message']}", err=True)
+    html = next(f for f in files if f.suffix == ".html")
+    typer.echo(f"report: {html}")
+    return bool(len(failures))
+
+
+def _print_summary(summary: "pd.DataFrame") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    metrics = list(dict.fromkeys(summary["metric"]))
+    table = Table(title="Clean input: mean [95 % interval]")
+    for heading in ("backend", "n", *metrics):
+        table.add_column(heading, justify="left" if heading == "backend" else "right")
+    for label, rows in summary.groupby("backend", sort=False):
+        cells = {row["metric"]: _cell(row["mean"], row["low"], row["high"]) for row in rows.to_dict("records")}
+        table.add_row(Text(str(label)), str(rows["n"].max()), *(cells.get(m, "") for m in metrics))
+    Console(width=max(120, Console().width)).print(table)
+
+
+def _cell(mean: float, low: float, high: float) -> str:
+    if mean != mean:  # noqa: PLR0124 - NaN
+        return "not measured"
+    if mean in (float("inf"), float("-inf")):
+        return "identical"
+    return f"{mean:.3g}\n{low:.3g}–{high:.3g}" if low == low else f"{mean:.3g}"  # noqa: PLR0124 - NaN
+
+
+@suites_app.command("list")
+def suites_list() -> None:
+    """List the built-in suites."""
+    with one_line_errors():
+        from harness.suite import built_in_suites, load_suite
+
+        for name in built_in_suites():
+            suite = load_suite(name)
+            typer.echo(f"{name:10} {suite.title}")
+
+
+@suites_app.command("validate")
+def suites_validate(suite: Annotated[str, typer.Argument(help="A built-in name or a YAML file.")]) -> None:
+    """Check a suite file."""
+    with one_line_errors():
+        from harness.suite import load_suite
+
+        typer.echo(f"{load_suite(suite).name}: valid")
+
+
+@app.command()
+def datasets(spec: Annotated[str | None, typer.Argument(help="A dataset to open: KIND:PATH[#SPLIT].")] = None) -> None:
+    """List the kinds of datasets, or say what is in one."""
+    with one_line_errors():
+        from harness import datasets as module
+
+        if spec is None:
+            typer.echo("\n".join(f"{kind}{'' if kind == 'synthetic' else ':PATH[#SPLIT]'}" for kind in module.KINDS))
+            return
+        dataset = module.open_dataset(spec)
+        typer.echo(f"{dataset.name}: {len(dataset.records)} images; licence: {dataset.licence}")
+        for attribute in dataset.attributes:
+            counts: dict[str, int] = {}
+            for record in dataset.records:
+                counts[record.labels[attribute]] = counts.get(record.labels[attribute], 0) + 1
+            typer.echo(f"{attribute}: " + ", ".join(f"{group} {n}" for group, n in sorted(counts.items())))
+        for note in dataset.notes:
+            typer.echo(f"note: {note}")
+
+
+@weights_app.command("list")
+def weights_list() -> None:
+    """Show which weights there are and whether they are at hand."""
+    with one_line_errors():
+        from harness.weights import status
+
+        for entry in status():
+            typer.echo(f"{entry.weight.name:28} {entry.state:10} {entry.weight.licence}")
+
+
+@weights_app.command("fetch")
+def weights_fetch() -> None:
+    """Fetch all weights that are not at hand, and check their hashes."""
+    with one_line_errors():
+        from harness.weights import WEIGHTS, resolve
+
+        for name in WEIGHTS:
+            typer.echo(f"{name}: {resolve(name)}")
+
+
+@backends_app.command("list")
+def backends_list() -> None:
+    """List the backends that ship with the product."""
+    from backends.registry import ENTRIES
+
+    for entry in ENTRIES.values():
+        typer.echo(f"{entry.name:12} {entry.summary}")
+
+
+@backends_app.command("serve")
+def backends_serve(
+    name: Annotated[str, typer.Argument(help="A backend from `harness backends list`.")],
+    address: Annotated[str, typer.Option(help="host:port; port 0 chooses a free one.")] = "127.0.0.1:50051",
+) -> None:
+    """Serve a backend in this process until it is interrupted."""
+    with one_line_errors():
+        from backends.registry import ENTRIES
+        from backends.server import AddressInUse, serve
+        from harness.errors import ConfigError, Unavailable
+
+        if name not in ENTRIES:
+            raise ConfigError(f"no backend {name!r}; known: {', '.join(ENTRIES)}")
+        try:
+            serve(ENTRIES[name].load(), address, None)
+        except AddressInUse as error:
+            raise Unavailable(str(error)) from error
+
+
+@backends_app.command("check")
+def backends_check(
+    backend: Annotated[str, typer.Argument(help="A backend's name, or the HOST:PORT of a running one.")],
+) -> None:
+    """Check that a backend keeps the contract."""
+    with one_line_errors():
+        from harness.contract import check
+
+        results = check(backend)
+        for result in results:
+            typer.echo(
+                f"{'ok  ' if result.passed else 'FAIL'} {result.name}{': ' if result.detail else ''}{result.detail}"
+            )
+    raise typer.Exit(int(not all(result.passed for result in results)))
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,70 @@
+"""The run record: what was run on what, with which code, written as run.json."""
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from harness import __version__, environment
+from harness.datasets import AGE_RULE, Dataset, dataset_hash
+from harness.metrics import METRICS
+from harness.plan import Job, Step
+from harness.score import CONTROL_RECORD
+from harness.store import SCHEMA
+from harness.suite import Suite
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+
+
+def new_record(job: Job, dataset: Dataset, images: pd.DataFrame, steps: Sequence[Step]) -> dict[str, Any]:
+    """The record of a run that starts, before any backend is opened."""
+    return {
+        "schema": SCHEMA,
+        "harness_version": __version__,
+        "command": job.command,
+        "status": "running",
+        "started": now(),
+        "finished": None,
+        "suite": _suite(job.suite),
+        "dataset": _dataset(dataset, images),
+        "backends": [CONTROL_RECORD],
+        "metrics": {name: _metric(name) for name in METRICS if any(name in step.metrics for step in steps)},
+        "environment": environment.describe(),
+        "warnings": [],
+    }
+
+
+def _suite(suite: Suite) -> dict[str, Any]:
+    content = suite.model_dump(mode="json")
+    return {"name": suite.name, "title": suite.title, "sha256": suite.sha256, "content": content}
+
+
+def _metric(name: str) -> dict[str, Any]:
+    metric = METRICS[name]
+    return {
+        "title": metric.title,
+        "unit": metric.unit,
+        "higher_is_better": metric.higher_is_better,
+        "recipe": metric.recipe,
+    }
+
+
+def _dataset(dataset: Dataset, images: pd.DataFrame) -> dict[str, Any]:
+    unusable = images.loc[images["error"] != "", "error"]
+    notes = [*dataset.notes, *(f"left out: {text}" for text in unusable.head(20))]
+    if len(unusable):
+        notes.insert(0, f"{len(unusable)} of {len(images)} images left out because they could not be used")
+    return {
+        "spec": dataset.spec,
+        "name": dataset.name,
+        "sha256": dataset_hash(dataset),
+        "licence": dataset.licence,
+        "demonstration": dataset.demonstration,
+        "images": len(images) - len(unusable),
+        "notes": notes,
+        "age_rule": AGE_RULE,
+    }

@@ -1,0 +1,203 @@
+"""The run folder: tidy rows as Parquet parts, inputs, targets and outputs as PNG, the run record as JSON.
+
+Everything is written beside its place, synced and renamed: a crash loses at most what was in flight.
+
+    run.json            what was run (`RunRecord`)
+    images.parquet      the images: id, file name, labels, seed, why one was left out
+    targets/ inputs/    what was degraded, and what the backends received
+    outputs/            what they returned, named by image and cache key
+    rows/               one row per (backend, options, image, condition, seed, sample, stage, metric)
+    tables/             what is derived from the rows
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from harness.errors import StoreError, one_line
+from harness.images import encode_png, load
+
+SCHEMA = 1
+"""Version of the row and key format; part of every cache key."""
+
+COLUMNS = {
+    "backend": "str",
+    "options": "str",
+    "digest": "str",
+    "device": "str",
+    "precision": "str",
+    "dataset": "str",
+    "image": "str",
+    "condition": "str",
+    "severity": "int64",
+    "scale": "int64",
+    "class": "str",
+    "seed": "int64",
+    "sample": "int64",
+    "stage": "str",
+    "metric": "str",
+    "value": "float64",
+    "unit": "str",
+    "error": "str",
+}
+"""Columns of a row and their types; a column for each group attribute (text) follows."""
+
+Row = dict[str, Any]
+
+
+def slug(name: str) -> str:
+    """A safe, short file name for any text: readable, and distinct by a hash."""
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:60]
+    return f"{readable}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
+
+
+def cache_key(digest: str, image: NDArray[np.uint8], scale: int, seed: int, options: dict[str, Any]) -> str:
+    """The key of an output: everything that may change it."""
+    pixels = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+    text = json.dumps([SCHEMA, digest, pixels, scale, seed, options], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    partial = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if error.errno == errno.ENOSPC:
+            raise StoreError(f"{path}: no space left on the disk; free some and run the same command again") from error
+        raise StoreError(f"{path}: cannot be written: {one_line(error.strerror or str(error))}") from error
+
+
+class RunFolder:
+    """One run on disk. Open it for writing with `locked()`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one writer.
+
+        Raises:
+            StoreError: another process writes to it, or it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot be written: {one_line(error.strerror or str(error))}") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StoreError(
+                    f"{self.path}: another run is writing to it; wait for it or choose --output"
+                ) from error
+            yield
+
+    def read_record(self) -> dict[str, Any] | None:
+        """The run record, or None in a new folder.
+
+        Raises:
+            StoreError: it is there but cannot be read.
+        """
+        path = self.path / "run.json"
+        if not path.exists():
+            return None
+        try:
+            record: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path}: is not a run record; choose another --output") from error
+        if record.get("schema") != SCHEMA:
+            raise StoreError(f"{path}: was written by another version of the harness; choose another --output")
+        return record
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        """Write the run record."""
+        write_atomic(self.path / "run.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
+
+    def append(self, rows: list[Row], *, failed: bool = False) -> None:
+        """Append rows as a new part; failures get parts of their own, which a resumed run drops and tries again."""
+        if not rows:
+            return
+        defaults: Row = {column: {"str": "", "int64": 0, "float64": np.nan}[kind] for column, kind in COLUMNS.items()}
+        frame = pd.DataFrame([defaults | row for row in rows]).astype(COLUMNS)
+        attributes = [c for c in frame.columns if c not in COLUMNS]
+        prefix = "failed" if failed else "part"
+        number = 1 + max((int(p.stem.rpartition("-")[2]) for p in self._parts(prefix)), default=-1)
+        self.write_table(f"rows/{prefix}-{number:06d}", frame[[*COLUMNS, *attributes]])
+
+    def drop_failures(self) -> None:
+        """Forget the failures of earlier attempts."""
+        for part in self._parts("failed"):
+            part.unlink()
+
+    def rows(self) -> pd.DataFrame:
+        """All rows of this run."""
+        parts = [pd.read_parquet(p) for p in (*self._parts("part"), *self._parts("failed"))]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
+
+    def _parts(self, prefix: str) -> list[Path]:
+        return sorted((self.path / "rows").glob(f"{prefix}-*.parquet"))
+
+    def write_table(self, name: str, frame: pd.DataFrame) -> None:
+        """Write a frame as `NAME.parquet`."""
+        write_atomic(self.path / f"{name}.parquet", frame.to_parquet(index=False))
+
+    def write_image(self, path: Path, image: NDArray[np.uint8]) -> None:
+        """Write an image as PNG."""
+        write_atomic(path, encode_png(image))
+
+    def cached_image(self, path: Path, make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """The image at `path`, made and written if it is not there."""
+        if path.exists():
+            return load(path)
+        image = make()
+        self.write_image(path, image)
+        return image
+
+    def target(self, image: str) -> Path:
+        """Where an image's ground truth lies."""
+        return self.path / "targets" / f"{slug(image)}.png"
+
+    def input(self, condition: str, image: str) -> Path:
+        """Where an image's input under a condition (its folder name) lies."""
+        return self.path / "inputs" / condition / f"{slug(image)}.png"
+
+    def output(self, backend: str, condition: str, image: str, key: str) -> Path:
+        """Where a backend's output lies."""
+        return self.path / "outputs" / slug(backend) / condition / f"{slug(image)}.{key}.png"
+
+
+def open_run(path: Path) -> RunFolder:
+    """The folder of a run that was made before.
+
+    Raises:
+        StoreError: it holds none.
+    """
+    folder = RunFolder(path)
+    if folder.read_record() is None or not (path / "images.parquet").exists():
+        raise StoreError(f"{path}: holds no run; give the folder that `harness run` wrote")
+    return folder

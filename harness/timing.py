@@ -1,0 +1,53 @@
+"""The timed pass: single requests, then full batches, one after another, no retries and no cache."""
+
+from typing import Any
+
+import pandas as pd
+
+from harness.client import Item
+from harness.session import Session
+from harness.store import Row
+from harness.suite import Speed
+
+TIMES = ("end_to_end_s", "compute_s", "transport_s")
+
+
+def time_backend(session: Session, items: list[Item], speed: Speed) -> list[Row]:
+    """Rows of a timed pass over `speed.images` requests; the items repeat if they are fewer.
+
+    Single requests give `end_to_end_s`, `compute_s` and `transport_s` for each image; full batches give the
+    same for each request, prefixed `batch_`. `other_load` is the processor time, in cores, that others used
+    meanwhile.
+
+    Raises:
+        BackendError: a call failed.
+    """
+    repeated = [(items * speed.images)[i] for i in range(speed.images)]
+    requests = [Item(f"{i:05d} {item.id}"[:200], item.image, item.seed) for i, item in enumerate(repeated)]
+    size = min(speed.batch, session.description.max_batch, len(requests))
+    session.timed(requests[: speed.warm_up], 1)
+    single = session.timed(requests, 1)
+    session.timed(requests[:size], size)
+    batched = session.timed(requests, size)
+    rows: list[Row] = []
+    for number, (item, reply) in enumerate(zip(repeated, single.replies, strict=True)):
+        where = {"image": item.id, "sample": number // len(items), "unit": "s"}
+        rows += [where | {"metric": metric, "value": getattr(reply, metric)} for metric in TIMES]
+    for number, reply in enumerate(batched.replies):
+        where = {"sample": number, "unit": "s"}
+        rows += [where | {"metric": f"batch_{metric}", "value": getattr(reply, metric)} for metric in TIMES]
+    return rows + [
+        {"metric": "cold_start_s", "value": session.cold_start_s, "unit": "s"},
+        {"metric": "peak_memory_mb", "value": session.peak_memory_mb(), "unit": "MiB"},
+        {"metric": "batch_size", "value": size},
+        {"metric": "other_load", "value": max(single.other_load, batched.other_load), "unit": "cores"},
+    ]
+
+
+def is_timed(rows: pd.DataFrame, identity: dict[str, Any]) -> bool:
+    """Whether the rows hold a timed pass of this backend."""
+    if not len(rows):
+        return False
+    keys = ["backend", "digest", "options"]
+    same = (rows[keys] == [identity[k] for k in keys]).all(axis=1)
+    return bool((same & (rows["metric"] == "cold_start_s")).any())

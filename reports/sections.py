@@ -1,0 +1,671 @@
+"""The report's sections as plain tables and sentences, before HTML or Markdown: both are written from these.
+
+Texts here are not escaped; whoever writes them out escapes them.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from reports.findings import DISTORTION, NOT_PASSED, gan_ratios, ranks
+from reports.load import BASELINE, HEADLINE, Run
+from reports.numbers import NOTHING, Format, count, duration, fit, names, p_value, significant, times
+
+ROW_LIMIT = 120
+MINIMUM = {"end_to_end_p50": 11, "end_to_end_p90": 64, "end_to_end_p95": 130, "end_to_end_p99": 662}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: its text, a smaller second line, and kinds ("number", "muted", "strong", "control", "code")."""
+
+    text: str
+    sub: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column's header with its smaller second line; `wide` columns hold text."""
+
+    title: str
+    sub: str = ""
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its caption; the first cell of each row is the row's header.
+
+    `chart` names the chart that shows the same figures, `source` the stored table that has all rows.
+    """
+
+    caption: str
+    columns: list[Column]
+    rows: list[list[Cell]]
+    source: str = ""
+    chart: str = ""
+    folded: bool = False
+
+    @property
+    def shown(self) -> list[list[Cell]]:
+        """The rows that are printed."""
+        return self.rows[:ROW_LIMIT]
+
+    @property
+    def left_out(self) -> str:
+        """A sentence on the rows that are not printed, or nothing."""
+        more = len(self.rows) - len(self.shown)
+        return f"{count(more)} more rows are in tables/{self.source}.csv." if more else ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One numbered section."""
+
+    name: str
+    title: str
+    lead: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    gaps: list[str] = field(default_factory=list)
+
+
+def sections(run: Run) -> list[Section]:
+    """All numbered sections, in the order of the report."""
+    parts: list[Callable[[Run], Section]] = [
+        _comparison,
+        _speed,
+        _noise,
+        _groups,
+        _worst,
+        _failures,
+        _tested,
+        _reproduce,
+    ]
+    return [part(run) for part in parts]
+
+
+def gaps(run: Run, *tables: str) -> list[str]:
+    """One sentence for each of the tables that was not measured."""
+    return [f"{run.missing[t]}. {NOT_PASSED}" for t in tables if t in run.missing]
+
+
+def _number(text: str, sub: str = "", kind: str = "") -> Cell:
+    return Cell(text, sub, f"number {kind}".strip())
+
+
+def _label(run: Run, label: str) -> Cell:
+    return Cell(label, "control arm" if run.is_control(label) else "", "control" if run.is_control(label) else "")
+
+
+def _short(run: Run, label: str) -> Cell:
+    return Cell(label, kind=_label(run, label).kind)
+
+
+def _sort(run: Run, frame: pd.DataFrame, *then: str) -> pd.DataFrame:
+    """Rows in the order of the backends in run.json, then by further columns."""
+    place = {label: i for i, label in enumerate(run.labels)}
+    order = frame.assign(_place=frame["backend"].map(lambda b: place.get(b, len(place))))
+    return order.sort_values(["_place", *then], kind="stable").drop(columns="_place")
+
+
+def _column(run: Run, metric: str, how: Format, sub: str = "") -> Column:
+    better = "higher is better" if run.higher_is_better(metric) else "lower is better"
+    return Column(f"{run.title(metric)} {how.power}".strip(), sub or better)
+
+
+def _spread(frame: pd.DataFrame, prefix: str = "") -> Format:
+    """The format that suits a table's means and intervals."""
+    low, high = (frame[f"{prefix}_low"], frame[f"{prefix}_high"]) if prefix else (frame["low"], frame["high"])
+    means = frame[prefix or "mean"]
+    finite = means.map(math.isfinite)
+    return fit(means[finite], (high - low)[finite])
+
+
+# ---------------------------------------------------------------- 1 Comparison
+
+
+def _comparison(run: Run) -> Section:
+    lead = [
+        (
+            "Mean over the images, 95 % interval. Rank = 1 + the number of compared backends that are separably "
+            "better in paired differences on the same images; “=” marks a shared rank. Bold: rank 1."
+        )
+    ]
+    controls = [label for label in run.labels if run.is_control(label)]
+    if controls:
+        lead.append(f"{names(controls)}: control arms, run through the same instruments and not ranked.")
+    tables = [t for t in (_summary(run), _differences(run), _pairs(run)) if t.rows]
+    return Section("comparison", "Comparison", lead, tables, gaps(run, "summary", "differences", "pairs", "samples"))
+
+
+def _summary(run: Run) -> Table:
+    metrics = run.metrics()
+    how = {m: _spread(run.table("summary", m)) for m in metrics}
+    rank = {m: ranks(run, m, run.compared) for m in metrics}
+    rows = []
+    for label, mine in _sort(run, run.table("summary")).groupby("backend", sort=False):
+        by_metric = {row["metric"]: row for _, row in mine.iterrows()}
+        cells = [_mean(by_metric.get(m), how[m], _place(rank[m], str(label))) for m in metrics]
+        n = _number(count(mine["n"].max()), f"{count(mine['failed'].max())} failed" if mine["failed"].max() else "")
+        rows.append([_label(run, str(label)), n, *cells])
+    columns = [Column("Backend"), Column("n", "images"), *(_column(run, m, how[m]) for m in metrics)]
+    return Table("Quality of each backend, clean inputs", columns, rows, "summary", "perception-distortion")
+
+
+def _place(found: dict[str, int | None], label: str) -> str:
+    if label not in found or len(found) < 2:
+        return ""
+    place = found[label]
+    if place is None:
+        return "rank open"
+    return f"rank {place}{'=' if list(found.values()).count(place) > 1 else ''}"
+
+
+def _mean(row: "pd.Series[Any] | None", how: Format, place: str) -> Cell:
+    if row is None or math.isnan(row["mean"]):
+        return _number("not measured", kind="muted")
+    if math.isinf(row["mean"]):
+        return _number("identical", f"{count(row['identical'])} of {count(row['n'])}")
+    strong = "strong" if place in {"rank 1", "rank 1="} else ""
+    return _number(how.interval(row["mean"], row["low"], row["high"]), place, strong)
+
+
+def _differences(run: Run) -> Table:
+    frame, metrics = run.table("differences"), run.metrics("differences")
+    how = {m: _spread(run.table("differences", m)) for m in metrics}
+    rows = []
+    for label, mine in _sort(run, frame).groupby("backend", sort=False):
+        by_metric = {row["metric"]: row for _, row in mine.iterrows()}
+        cells = [_difference(by_metric.get(m), how[m]) for m in metrics]
+        rows.append([_label(run, str(label)), _number(count(mine["n"].min())), *cells])
+    columns = [Column("Backend"), Column("n", "pairs"), *(_column(run, m, how[m]) for m in metrics)]
+    return Table(f"Paired difference to {BASELINE}, backend minus {BASELINE}", columns, rows, "differences")
+
+
+def _difference(row: "pd.Series[Any] | None", how: Format) -> Cell:
+    if row is None or math.isnan(row["mean"]):
+        return _number("not measured", kind="muted")
+    return _number(how.interval(row["mean"], row["low"], row["high"], signed=True), str(row["verdict"]))
+
+
+def _pairs(run: Run) -> Table:
+    frame = run.table("pairs")
+    rows = []
+    for metric in run.metrics("pairs"):
+        mine = frame[frame["metric"] == metric]
+        how = _spread(mine)
+        rows += [
+            [
+                Cell(f"{row['first']} − {row['second']}"),
+                Cell(f"{run.title(metric)} {how.power}".strip()),
+                _number(count(row["n"])),
+                _number(how.interval(row["mean"], row["low"], row["high"], signed=True)),
+                Cell(_verdict(row)),
+            ]
+            for _, row in mine.iterrows()
+        ]
+    columns = [
+        Column("Pair"),
+        Column("Metric", wide=True),
+        Column("n"),
+        Column("Difference"),
+        Column("Verdict", wide=True),
+    ]
+    return Table("Paired differences between the compared backends", columns, rows, "pairs", folded=len(rows) > 12)
+
+
+def _verdict(row: "pd.Series[Any]") -> str:
+    return "tie" if row["verdict"] == "tie" else f"{row['first']} {row['verdict']}"
+
+
+# --------------------------------------------------------------------- 2 Speed
+
+
+def _speed(run: Run) -> Section:
+    frame = run.table("speed")
+    if frame.empty:
+        return Section("speed", "Speed", gaps=gaps(run, "speed"))
+    lead = [
+        (
+            "Time per request in a pass of its own: no retries, no cache, no metrics. "
+            "Compute is what the backend reports; transport is what remains of the whole."
+        )
+    ]
+    few = [f"{name[-3:]} (needs {n})" for name, n in MINIMUM.items() if frame[name].isna().any()]
+    if few:
+        lead.append(f"“n too small”: too few requests for {names(few)} at 99 % confidence.")
+    tables = [t for t in (_speeds(run), _ratios(run)) if t.rows]
+    return Section("speed", "Speed", lead, tables, gaps(run, "speed"))
+
+
+def _speeds(run: Run) -> Table:
+    rows = [
+        [_short(run, row["backend"]), *_timing(row)] for _, row in _sort(run, run.table("speed"), "batch").iterrows()
+    ]
+    columns = [
+        Column("Backend"),
+        Column("Batch"),
+        Column("n", "requests"),
+        *(Column(f"p{p}", "end to end") for p in (50, 90, 95, 99)),
+        Column("p50", "compute"),
+        Column("p50", "transport"),
+        Column("Images/s"),
+        Column("Cold start"),
+        Column("Memory", "peak, MB"),
+        Column("Compute", f"to {BASELINE}"),
+        Column("Valid", wide=True),
+    ]
+    return Table("Speed of each backend", columns, rows, "speed")
+
+
+def _timing(row: "pd.Series[Any]") -> Iterator[Cell]:
+    yield _number(count(row["batch"]))
+    yield _number(count(row["n"]))
+    for name in MINIMUM:
+        few = math.isnan(row[name])
+        yield _number("n too small" if few else duration(row[name]), kind="muted" if few else "")
+    yield _number(duration(row["compute_p50"]))
+    yield _number(duration(row["transport_p50"]))
+    yield _number(significant(row["images_per_s"]))
+    yield _number(duration(row["cold_start_s"]))
+    yield _number(count(row["peak_memory_mb"]))
+    yield _number(times(row["ratio_compute_bicubic"]))
+    yield Cell("yes") if row["valid"] else Cell("invalid", str(row["note"] or ""), "strong")
+
+
+def _ratios(run: Run) -> Table:
+    rows = [
+        [
+            Cell(row["backend"]),
+            Cell(row["gan"]),
+            _number(count(row["batch"])),
+            _number(duration(row["compute_p50"])),
+            _number(duration(row["gan_p50"])),
+            _number(times(row["ratio"])),
+            Cell("yes" if row["valid"] else "invalid", kind="" if row["valid"] else "strong"),
+        ]
+        for _, row in gan_ratios(run).iterrows()
+    ]
+    columns = [Column("Diffusion"), Column("GAN", wide=True), Column("Batch"), Column("Diffusion", "compute p50")]
+    columns += [Column("GAN", "compute p50"), Column("Ratio"), Column("Valid", wide=True)]
+    return Table("Compute time, diffusion to GAN", columns, rows, "speed")
+
+
+# --------------------------------------------------------------------- 3 Noise
+
+
+def _noise(run: Run) -> Section:
+    if run.table("noise").empty:
+        return Section("noise", "Noise", gaps=gaps(run, "noise"))
+    lead = [
+        (
+            "Gaussian noise of standard deviation σ on the low-resolution input. The second line of a cell is the paired "
+            f"difference to {BASELINE} on the same noisy inputs."
+        )
+    ]
+    metrics = run.metrics("noise")
+    shown = [m for m in (HEADLINE, DISTORTION) if m in metrics]
+    tables = [_noise_table(run, m, chart=m in shown) for m in shown + [m for m in metrics if m not in shown]]
+    return Section("noise", "Noise", lead, tables, gaps(run, "noise"))
+
+
+def _noise_table(run: Run, metric: str, *, chart: bool) -> Table:
+    frame = run.table("noise", metric)
+    how, against = _spread(frame), _spread(frame[frame["backend"] != BASELINE], "difference")
+    levels = frame.drop_duplicates("severity").sort_values("severity")
+    rows = []
+    for label, mine in _sort(run, frame).groupby("backend", sort=False):
+        by_level = {row["severity"]: row for _, row in mine.iterrows()}
+        rows.append([_label(run, str(label)), *(_noisy(by_level.get(s), how, against) for s in levels["severity"])])
+    columns = [Column("Backend"), *(_level(row) for _, row in levels.iterrows())]
+    caption = f"{run.title(metric)} {how.power}".strip() + f" under noise, n = {_extent(frame['n'])} images"
+    return Table(caption, columns, rows, "noise", f"noise-{metric}" if chart else "", folded=not chart)
+
+
+def _level(row: "pd.Series[Any]") -> Column:
+    return (
+        Column("clean") if row["severity"] == 0 else Column(f"σ = {row['sigma']:g}", f"level {count(row['severity'])}")
+    )
+
+
+def _noisy(row: "pd.Series[Any] | None", how: Format, against: Format) -> Cell:
+    if row is None or math.isnan(row["mean"]):
+        return _number("not measured", kind="muted")
+    if math.isinf(row["mean"]):
+        return _number("identical")
+    gap = (
+        ""
+        if row["backend"] == BASELINE or math.isnan(row["difference"])
+        else against.interval(row["difference"], row["difference_low"], row["difference_high"], signed=True)
+    )
+    return _number(how.interval(row["mean"], row["low"], row["high"]), gap)
+
+
+def _extent(values: "pd.Series[Any]") -> str:
+    low, high = values.min(), values.max()
+    return count(low) if low == high else f"{count(low)} to {count(high)}"
+
+
+# -------------------------------------------------------------------- 4 Groups
+
+
+def _groups(run: Run) -> Section:
+    if run.table("groups").empty:
+        return Section("groups", "Groups", gaps=gaps(run, "groups", "gaps"))
+    lead = [
+        (
+            f"Gain is the paired improvement over {BASELINE} on the same images, positive where the backend is better; "
+            "it takes out how hard a group's images are in themselves."
+        ),
+        (
+            "Fewer than 100 images: low precision. Fewer than 30: insufficient, and no figure is given. "
+            "A gap counts only when it exceeds 95 % of the gaps found with the groups shuffled."
+        ),
+    ]
+    metrics = run.metrics("groups")
+    ordered = [m for m in metrics if m == HEADLINE] + [m for m in metrics if m != HEADLINE]
+    tables = [_gap_table(run, m) for m in ordered if len(run.table("gaps", m))]
+    for metric in ordered:
+        attributes = dict.fromkeys(run.table("groups", metric)["attribute"])
+        tables += [_group_table(run, metric, attribute) for attribute in attributes]
+    return Section("groups", "Groups", lead, tables, gaps(run, "gaps"))
+
+
+def _group_table(run: Run, metric: str, attribute: str) -> Table:
+    frame = run.table("groups", metric)
+    frame = _sort(run, frame[frame["attribute"] == attribute])
+    labels = [label for label in dict.fromkeys(frame["backend"]) if _informative(run, label, frame)]
+    how, gain = _spread(frame), _spread(frame[frame["backend"].isin(run.compared)], "gain")
+    rows = []
+    for group in dict.fromkeys(frame["group"]):
+        mine = {row["backend"]: row for _, row in frame[frame["group"] == group].iterrows()}
+        n = max(row["n"] for row in mine.values())
+        rows.append(
+            [Cell(str(group)), _number(count(n)), *(_group_cell(mine.get(label), how, gain) for label in labels)]
+        )
+    columns = [Column(attribute.capitalize()), Column("n"), *(Column(label, _role(run, label)) for label in labels)]
+    caption = f"{run.title(metric)} {how.power}".strip() + f" by {attribute}"
+    main = metric == HEADLINE
+    return Table(caption, columns, rows, "groups", f"groups-{attribute}" if main else "", folded=not main)
+
+
+def _informative(run: Run, label: str, frame: pd.DataFrame) -> bool:
+    """Whether a column says anything: the ground truth against itself does not."""
+    means = frame[frame["backend"] == label]["mean"].dropna()
+    return not run.is_control(label) or bool(((means != 0) & means.map(math.isfinite)).any())
+
+
+def _role(run: Run, label: str) -> str:
+    return "control arm" if run.is_control(label) else f"gain over {BASELINE} below"
+
+
+def _group_cell(row: "pd.Series[Any] | None", how: Format, gain: Format) -> Cell:
+    if row is None:
+        return _number("not measured", kind="muted")
+    if row["status"] == "insufficient" or math.isnan(row["mean"]):
+        return _number("insufficient", f"n = {count(row['n'])}", "muted")
+    subs = [] if math.isnan(row["gain"]) else [f"gain {gain.interval(row['gain'], row['gain_low'], row['gain_high'])}"]
+    subs += [] if row["status"] == "ok" else [str(row["status"])]
+    return _number(how.interval(row["mean"], row["low"], row["high"]), " · ".join(subs))
+
+
+def _gap_table(run: Run, metric: str) -> Table:
+    frame = run.table("gaps", metric)
+    places = {attribute: i for i, attribute in enumerate(dict.fromkeys(frame["attribute"]))}
+    frame = _sort(run, frame).sort_values("attribute", key=lambda column: column.map(places), kind="stable")
+    how = fit(frame["gap"].dropna())
+    rows = [[_short(run, row["backend"]), *_gap(row, how)] for _, row in frame.iterrows()]
+    columns = [
+        Column("Backend"),
+        Column("By", wide=True),
+        Column("Groups", "judged"),
+        Column("Best group", wide=True),
+        Column("Worst group", wide=True),
+        Column("Gap", how.power),
+        Column("Ratio", "worst : best"),
+        Column("Chance: mean"),
+        Column("Chance: 95 %", "of gaps below"),
+        Column("p"),
+        Column("Verdict", wide=True),
+    ]
+    caption = f"Largest gap between groups in {run.title(metric)}, against chance"
+    return Table(caption, columns, rows, "gaps", folded=metric != HEADLINE)
+
+
+def _gap(row: "pd.Series[Any]", how: Format) -> list[Cell]:
+    untold = row["verdict"] == "insufficient"
+    kind = "muted" if untold else ""
+    figures = [how.number(row["gap"]), significant(row["ratio"]), how.number(row["null_mean"])]
+    figures += [how.number(row["null_p95"]), p_value(row["p_value"])]
+    return [
+        Cell(str(row["attribute"])),
+        _number(count(row["groups"])),
+        Cell(_text(row["best"]), kind=kind),
+        Cell(_text(row["worst"]), kind=kind),
+        *(_number(f, kind=kind) for f in figures),
+        Cell(str(row["verdict"]), kind="strong" if row["verdict"] == "gap" else kind),
+    ]
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 - whatever a stored cell holds
+    return str(value) if isinstance(value, str) and value else NOTHING
+
+
+# -------------------------------------------------------- 5 Worst, 6 Failures
+
+
+def _worst(run: Run) -> Section:
+    frame = _sort(run, run.table("worst"), "rank")
+    lead = [
+        "The images with the worst score of each backend, worst first: picked, so they show the tail, not the rule."
+    ]
+    if frame.empty:
+        return Section("worst", "Worst cases", gaps=gaps(run, "worst"))
+    attributes = attribute_columns(frame)
+    rows = [
+        [
+            Cell(row["backend"]),
+            _number(count(row["rank"])),
+            Cell(str(row["image"])),
+            _number(significant(row["value"])),
+            *(Cell(_text(row[a])) for a in attributes),
+        ]
+        for _, row in frame.iterrows()
+    ]
+    columns = [
+        Column("Backend"),
+        Column("Rank"),
+        Column("Image", wide=True),
+        Column(names(map(run.title, run.metrics("worst")))),
+    ]
+    columns += [Column(a.capitalize(), wide=True) for a in attributes]
+    return Section(
+        "worst", "Worst cases", lead, [Table("Worst images of each backend", columns, rows, "worst", folded=True)]
+    )
+
+
+def attribute_columns(frame: pd.DataFrame) -> list[str]:
+    """The group attributes that a table of pictures carries besides its own columns."""
+    own = {*["backend", "metric", "rank", "image", "value", "input", "output", "target"]}
+    return [str(c) for c in frame.columns if c not in own]
+
+
+def _failures(run: Run) -> Section:
+    if "failures" in run.missing:
+        return Section("failures", "Failures", gaps=gaps(run, "failures"))
+    frame = _sort(run, run.table("failures"))
+    if frame.empty:
+        return Section("failures", "Failures", ["No case failed."])
+    rows = [
+        [
+            Cell(row["backend"]),
+            Cell(str(row["condition"])),
+            Cell(str(row["kind"])),
+            _number(count(row["n"])),
+            Cell(str(row["message"])),
+        ]
+        for _, row in frame.iterrows()
+    ]
+    columns = [
+        Column("Backend"),
+        Column("Condition", wide=True),
+        Column("Kind", wide=True),
+        Column("Cases"),
+        Column("Message", wide=True),
+    ]
+    lead = ["A failed case costs its own images and no others; the means above are over what remains."]
+    return Section("failures", "Failures", lead, [Table("Failed cases by kind", columns, rows, "failures")])
+
+
+# --------------------------------------------------------------- 7 What was tested
+
+
+def _tested(run: Run) -> Section:
+    tables = [_backends(run), _traits(run), _dataset(run), _recipes(run), _environment(run)]
+    return Section("tested", "What was tested", tables=[t for t in tables if t.rows])
+
+
+def _backends(run: Run) -> Table:
+    rows = [
+        [
+            _label(run, label),
+            Cell(str(b.get("family", NOTHING))),
+            Cell(", ".join(f"{k} = {v}" for k, v in (b.get("options") or {}).items()) or NOTHING),
+            Cell(f"{b.get('device', NOTHING)}, {b.get('precision', NOTHING)}"),
+            Cell(_yes(b.get("deterministic"))),
+            Cell(str(b.get("address") or "started by the harness")),
+            Cell(str(b.get("digest") or NOTHING)[:12], kind="code"),
+            Cell(
+                str(b.get("status", "unknown")), str(b.get("error") or ""), "" if b.get("status") == "ok" else "strong"
+            ),
+        ]
+        for label, b in run.backends.items()
+    ]
+    titles = ["Backend", "Family", "Options", "Device, precision", "Deterministic", "Address", "Digest", "Status"]
+    return Table("Backends", [Column(t, wide=i > 0) for i, t in enumerate(titles)], rows)
+
+
+def _traits(run: Run) -> Table:
+    rows = [
+        [_label(run, label), Cell(str(b.get("licence") or "not stated")), _domain(b)]
+        for label, b in run.backends.items()
+    ]
+    return Table(
+        "Licences and stated domains",
+        [Column("Backend"), Column("Licence", wide=True), Column("Made for", wide=True)],
+        rows,
+    )
+
+
+def _domain(backend: dict[str, Any]) -> Cell:
+    minimum = backend.get("domain_minimum")
+    out = "tested outside this domain" if backend.get("out_of_domain") else ""
+    needs = f"inputs of at least {minimum} pixels" if minimum else ""
+    return Cell(
+        str(backend.get("domain") or "not stated"), "; ".join(t for t in (out, needs) if t), "strong" if out else ""
+    )
+
+
+def _yes(value: Any) -> str:  # noqa: ANN401 - a JSON value
+    return {True: "yes", False: "no"}.get(value, NOTHING)
+
+
+def _dataset(run: Run) -> Table:
+    data = run.record["dataset"]
+    pairs = {
+        "Name": data.get("name"),
+        "Specification": data.get("spec"),
+        "Images": data.get("images"),
+        "Licence": data.get("licence"),
+        "Demonstration data": _yes(data.get("demonstration")),
+        "Age groups": data.get("age_rule"),
+        "SHA-256": data.get("sha256"),
+    }
+    notes = {f"Note {i}": note for i, note in enumerate(data.get("notes") or [], 1)}
+    return _facts("Dataset", {**pairs, **notes})
+
+
+def _facts(caption: str, pairs: dict[str, Any], *, folded: bool = False) -> Table:
+    rows = [
+        [Cell(k), Cell(str(v), kind="code" if k.endswith("SHA-256") else "")]
+        for k, v in pairs.items()
+        if v not in (None, "")
+    ]
+    return Table(caption, [Column("Item"), Column("Value", wide=True)], rows, folded=folded)
+
+
+def _recipes(run: Run) -> Table:
+    rows = [
+        [
+            Cell(run.title(m)),
+            Cell(m, kind="code"),
+            Cell("higher" if run.higher_is_better(m) else "lower"),
+            Cell(str(about.get("recipe") or NOTHING)),
+        ]
+        for m, about in run.record["metrics"].items()
+    ]
+    return Table(
+        "Metric recipes", [Column("Metric"), *(Column(t, wide=True) for t in ("Key", "Better", "Recipe"))], rows
+    )
+
+
+def _environment(run: Run) -> Table:
+    env = run.record["environment"]
+    pairs = {
+        "Processor": env.get("cpu"),
+        "Cores": env.get("cores"),
+        "Threads used": env.get("threads"),
+        "Memory": f"{env['memory_gb']} GB" if env.get("memory_gb") else None,
+        "Platform": env.get("platform"),
+        "Python": env.get("python"),
+    }
+    return _facts("Environment", pairs)
+
+
+# ---------------------------------------------------------------- 8 How to reproduce
+
+
+def _reproduce(run: Run) -> Section:
+    record, git = run.record, run.record["environment"].get("git") or {}
+    pairs = {
+        "Harness version": record.get("harness_version"),
+        "Git commit": f"{git['commit']}{', with uncommitted changes' if git.get('dirty') else ''}"
+        if git.get("commit")
+        else None,
+        "Suite": record["suite"].get("name"),
+        "Suite SHA-256": record["suite"].get("sha256"),
+        "Dataset SHA-256": record["dataset"].get("sha256"),
+    }
+    pairs |= {f"{label}, digest": b.get("digest") for label, b in run.backends.items()}
+    packages = record["environment"].get("packages") or {}
+    tables = [_facts("What fixes the result", pairs), _facts("Package versions", packages, folded=True), _suite(run)]
+    lead = [
+        (
+            "The same command in the same environment gives the same images; "
+            "the digests say whether it is the same code and weights."
+        )
+    ]
+    return Section("reproduce", "How to reproduce", lead, [t for t in tables if t.rows])
+
+
+def _suite(run: Run) -> Table:
+    content = run.record["suite"].get("content") or {}
+    pairs = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)[:2000] for k, v in content.items()}
+    return _facts("Suite content", pairs, folded=True)
+
+
+def dominance(run: Run) -> str:
+    """The chart's takeaway in one sentence: which compared backends lead in perception, and which in distortion."""
+    leaders = {m: [x for x, place in ranks(run, m, run.compared).items() if place == 1] for m in (HEADLINE, DISTORTION)}
+    if not all(leaders.values()):
+        return "The order is open: some backends were not compared pairwise."
+    both = [x for x in leaders[HEADLINE] if x in leaders[DISTORTION]]
+    if both:
+        return f"{names(both)}: first or tied for first on both axes."
+    perception, distortion = (names(leaders[m]) for m in (HEADLINE, DISTORTION))
+    return f"No backend leads on both axes: {perception} in perception, {distortion} in distortion."

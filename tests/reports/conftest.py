@@ -1,0 +1,366 @@
+"""A small run folder as the audit leaves it: run.json, every table, and real PNG files."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+BACKENDS = {"passthrough": "control", "bicubic": "interpolation", "realesrgan": "gan", "sr3": "diffusion"}
+COMPARED = ["realesrgan", "sr3"]
+LPIPS = {"passthrough": 0.0, "bicubic": 0.322, "realesrgan": 0.0624, "sr3": 0.0481}
+PSNR = {"passthrough": np.inf, "bicubic": 25.02, "realesrgan": 28.41, "sr3": 26.12}
+CONSISTENCY = {"passthrough": 0.0, "bicubic": 2.61e-4, "realesrgan": 0.9e-5, "sr3": 1.3e-5}
+METRICS = {
+    "psnr": {"title": "PSNR", "unit": "dB", "higher_is_better": True, "recipe": "RGB, no border crop"},
+    "lpips_alex": {
+        "title": "LPIPS (AlexNet)",
+        "unit": "",
+        "higher_is_better": False,
+        "recipe": "RGB in [-1, 1], lpips 0.1",
+    },
+    "consistency": {"title": "Consistency MSE", "unit": "", "higher_is_better": False, "recipe": "bicubic, a = -0.5"},
+}
+MEANS = {"psnr": PSNR, "lpips_alex": LPIPS, "consistency": CONSISTENCY}
+HALF = {"psnr": 0.21, "lpips_alex": 0.0011, "consistency": 4e-7}
+GROUPS = {
+    "race": {"Black": 120, "East Asian": 118, "Indian": 104, "White": 141, "Latino": 62, "Middle Eastern": 12},
+    "gender": {"Female": 281, "Male": 276},
+    "age": {"0-9": 101, "10-19": 44, "20-29": 190, "30-39": 120, "70+": 8},
+    "race x gender": {
+        f"{r}, {g}": n for r, n in (("Black", 60), ("White", 71), ("Middle Eastern", 6)) for g in ("Female", "Male")
+    },
+}
+SIGMAS = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1)
+
+Build = Callable[..., Path]
+
+
+def record() -> dict[str, Any]:
+    """A finished run's record."""
+    return {
+        "schema": 1,
+        "harness_version": "0.1.0",
+        "command": "harness run quick --dataset synthetic --output runs/quick",
+        "status": "finished",
+        "started": "2025-03-01T10:00:00+00:00",
+        "finished": "2025-03-01T10:21:40+00:00",
+        "suite": {
+            "name": "quick",
+            "title": "Quick, 16 to 64 pixels",
+            "sha256": "ab" * 32,
+            "content": {"scale": 4, "low": 16, "high": 64, "seed": 7, "noise": list(SIGMAS)},
+        },
+        "dataset": {
+            "spec": "synthetic",
+            "name": "synthetic portraits",
+            "sha256": "cd" * 32,
+            "licence": "CC0-1.0",
+            "demonstration": True,
+            "images": 557,
+            "notes": ["3 of 560 files left out: a.jpg: truncated JPEG"],
+            "age_rule": "decades: 0-9, 10-19, ..., 70+",
+        },
+        "backends": [_backend(label, family) for label, family in BACKENDS.items()],
+        "metrics": METRICS,
+        "environment": {
+            "python": "3.11.9",
+            "platform": "Linux-6.1-x86_64",
+            "cpu": "Example CPU",
+            "cores": 2,
+            "memory_gb": 24,
+            "threads": 2,
+            "packages": {"torch": "2.15.0", "lpips": "0.1.4"},
+            "git": {"commit": "1cc6c50", "dirty": True},
+        },
+        "warnings": ["the LPIPS weights were read from a local file"],
+    }
+
+
+def _backend(label: str, family: str) -> dict[str, Any]:
+    return {
+        "label": label,
+        "name": label,
+        "address": None,
+        "options": {"steps": 8} if label == "sr3" else {},
+        "family": family,
+        "digest": f"{len(label):02x}" * 32,
+        "device": "cpu",
+        "precision": "float32",
+        "licence": "Apache-2.0",
+        "domain": "photographs from 128 pixels" if family == "gan" else "aligned faces, 16 to 64",
+        "domain_minimum": 128 if family == "gan" else 16,
+        "out_of_domain": family == "gan",
+        "deterministic": family != "diffusion",
+        "status": "ok",
+        "error": None,
+    }
+
+
+def tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """Every table of the contract; pictures are written into the folder."""
+    rows = {
+        "summary": _summary(),
+        "differences": _differences(),
+        "pairs": _pairs(),
+        "groups": _groups(),
+        "gaps": _gaps(),
+        "noise": _noise(),
+        "speed": _speed(),
+        "worst": _worst(folder),
+        "samples": _samples(folder),
+        "failures": _failures(),
+    }
+    return {name: pd.DataFrame(list(found)) for name, found in rows.items()}
+
+
+def _summary() -> Iterator[dict[str, Any]]:
+    for backend in BACKENDS:
+        for metric, means in MEANS.items():
+            mean, half, exact = means[backend], HALF[metric], backend == "passthrough"
+            low, high = (mean, mean) if exact else (mean - half, mean + half)
+            n, identical = (557, 557 if exact and metric == "psnr" else 0)
+            failed = 2 if backend == "sr3" else 0
+            yield {
+                "backend": backend,
+                "metric": metric,
+                "n": n - failed,
+                "failed": failed,
+                "identical": identical,
+                "mean": mean,
+                "low": low,
+                "high": high,
+                "sd": half * 12,
+            }
+
+
+def _verdict(metric: str, mean: float) -> str:
+    return "better" if (mean > 0) == METRICS[metric]["higher_is_better"] else "worse"
+
+
+def _differences() -> Iterator[dict[str, Any]]:
+    for backend in COMPARED:
+        for metric, means in MEANS.items():
+            mean, half = means[backend] - means["bicubic"], HALF[metric]
+            yield {
+                "backend": backend,
+                "baseline": "bicubic",
+                "metric": metric,
+                "n": 555,
+                "mean": mean,
+                "low": mean - half,
+                "high": mean + half,
+                "verdict": _verdict(metric, mean),
+            }
+
+
+def _pairs() -> Iterator[dict[str, Any]]:
+    for metric, means in MEANS.items():
+        mean, half = means["realesrgan"] - means["sr3"], HALF[metric]
+        yield {
+            "first": "realesrgan",
+            "second": "sr3",
+            "metric": metric,
+            "n": 555,
+            "mean": mean,
+            "low": mean - half,
+            "high": mean + half,
+            "verdict": _verdict(metric, mean),
+        }
+
+
+def _status(n: int) -> str:
+    return "ok" if n >= 100 else "low precision" if n >= 30 else "insufficient"
+
+
+def _groups() -> Iterator[dict[str, Any]]:
+    nan = float("nan")
+    for backend in BACKENDS:
+        for metric in ("lpips_alex", "psnr"):
+            for attribute, groups in GROUPS.items():
+                for i, (group, n) in enumerate(groups.items()):
+                    mean, half = MEANS[metric][backend] * (1.06 - 0.02 * i), HALF[metric] * (557 / n) ** 0.5
+                    gain = abs(mean - MEANS[metric]["bicubic"]) if backend in COMPARED else nan
+                    known = [mean, mean - half, mean + half, gain, gain - half, gain + half]
+                    keys = ("mean", "low", "high", "gain", "gain_low", "gain_high")
+                    figures = dict(zip(keys, known if n >= 30 else [nan] * 6, strict=True))
+                    yield {
+                        "backend": backend,
+                        "metric": metric,
+                        "attribute": attribute,
+                        "group": group,
+                        "n": n,
+                        **figures,
+                        "status": _status(n),
+                    }
+
+
+def _gaps() -> Iterator[dict[str, Any]]:
+    verdicts = {
+        "race": "gap",
+        "gender": "not separated from chance",
+        "age": "not separated from chance",
+        "race x gender": "insufficient",
+    }
+    for backend in ("bicubic", *COMPARED):
+        for attribute, verdict in verdicts.items():
+            told = verdict != "insufficient"
+            gap = LPIPS[backend] * (0.14 if verdict == "gap" else 0.02)
+            figures = {
+                "gap": gap,
+                "ratio": 1.14,
+                "null_mean": gap / 3 if verdict == "gap" else gap,
+                "null_p95": gap / 2 if verdict == "gap" else gap * 2,
+            }
+            p = 0.0004 if verdict == "gap" else 0.41
+            known = {**figures, "p_value": p} if told else dict.fromkeys([*figures, "p_value"], float("nan"))
+            names = {"best": "White" if told else "", "worst": "Black" if told else ""}
+            yield {
+                "backend": backend,
+                "metric": "lpips_alex",
+                "attribute": attribute,
+                **names,
+                **known,
+                "groups": 5 if told else 1,
+                "verdict": verdict,
+            }
+
+
+def _noise() -> Iterator[dict[str, Any]]:
+    slope = {"bicubic": 1.1, "realesrgan": 3.4, "sr3": 2.6}
+    for backend, per_sigma in slope.items():
+        for metric in ("lpips_alex", "psnr"):
+            for severity, sigma in enumerate(SIGMAS):
+                step = per_sigma * sigma * (1 if metric == "lpips_alex" else -30)
+                base = slope["bicubic"] * sigma * (1 if metric == "lpips_alex" else -30)
+                mean, half = MEANS[metric][backend] + step, HALF[metric] * 2
+                gap = mean - (MEANS[metric]["bicubic"] + base)
+                yield {
+                    "backend": backend,
+                    "metric": metric,
+                    "severity": severity,
+                    "sigma": sigma,
+                    "n": 200,
+                    "mean": mean,
+                    "low": mean - half,
+                    "high": mean + half,
+                    "difference": gap,
+                    "difference_low": gap - half,
+                    "difference_high": gap + half,
+                    "added": step,
+                }
+
+
+def _speed() -> Iterator[dict[str, Any]]:
+    compute = {"bicubic": 0.0004, "realesrgan": 0.0123, "sr3": 0.0421}
+    for backend, seconds in compute.items():
+        for batch in (1, 8):
+            whole = seconds * batch * (0.8 if batch > 1 else 1.0)
+            n = 200 if batch == 1 else 70
+            spread = {
+                "end_to_end_p50": whole * 1.1,
+                "end_to_end_p90": whole * 1.3,
+                "end_to_end_p95": whole * 1.5 if n >= 130 else float("nan"),
+                "end_to_end_p99": float("nan"),
+            }
+            valid = not (backend == "sr3" and batch == 8)
+            rest = {
+                "compute_p50": whole,
+                "transport_p50": whole * 0.1,
+                "images_per_s": batch / (whole * 1.1),
+                "cold_start_s": 1.84,
+                "peak_memory_mb": 612.0,
+            }
+            note = "" if valid else "load 1.7 of 2 cores before the pass"
+            yield {
+                "backend": backend,
+                "batch": batch,
+                "n": n,
+                **spread,
+                **rest,
+                "ratio_compute_bicubic": seconds / 0.0004,
+                "valid": valid,
+                "note": note,
+            }
+
+
+def _png(folder: Path, name: str, size: int, seed: int) -> str:
+    """A smooth random picture, written as PNG; returns its path relative to the run folder."""
+    small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    path = folder / "pictures" / f"{name}.png"
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(small).resize((64, 64), Image.Resampling.BICUBIC).resize((size, size)).save(path)
+    return f"pictures/{name}.png"
+
+
+def _worst(folder: Path) -> Iterator[dict[str, Any]]:
+    for backend in COMPARED:
+        for rank in range(1, 9):
+            image = f"face_{rank * 31:04d}"
+            paths = {
+                part: _png(folder, f"{image}-{backend}-{part}", 16 if part == "input" else 64, rank)
+                for part in ("input", "output", "target")
+            }
+            yield {
+                "backend": backend,
+                "metric": "lpips_alex",
+                "rank": rank,
+                "image": image,
+                "value": 0.31 - rank * 0.01,
+                "race": "Black",
+                "gender": "Male",
+                "age": "20-29",
+                **paths,
+            }
+
+
+def _samples(folder: Path) -> Iterator[dict[str, Any]]:
+    for i in range(4):
+        given, target = _png(folder, f"sample-{i}-input", 16, i), _png(folder, f"sample-{i}-target", 64, i)
+        for backend in BACKENDS:
+            output = _png(folder, f"sample-{i}-{backend}", 64, i)
+            yield {
+                "image": f"face_{i:04d}",
+                "backend": backend,
+                "input": given,
+                "output": output,
+                "target": target,
+                "race": "White",
+                "gender": "Female",
+                "age": "30-39",
+            }
+
+
+def _failures() -> Iterator[dict[str, Any]]:
+    yield {
+        "backend": "sr3",
+        "condition": "clean",
+        "kind": "DeadlineExceeded",
+        "message": "no answer within 30 s: raise --timeout",
+        "n": 2,
+    }
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Build:
+    """Writes a run folder; `changed` replaces tables (None leaves one out), `edit` changes the record first."""
+
+    def make(
+        *, changed: dict[str, pd.DataFrame | None] | None = None, edit: Callable[[dict[str, Any]], None] | None = None
+    ) -> Path:
+        folder = tmp_path / "quick"
+        (folder / "tables").mkdir(parents=True)
+        about = record()
+        if edit:
+            edit(about)
+        (folder / "run.json").write_text(json.dumps(about), encoding="utf-8")
+        for name, frame in {**tables(folder), **(changed or {})}.items():
+            if frame is not None:
+                frame.to_parquet(folder / "tables" / f"{name}.parquet")
+        return folder
+
+    return make
