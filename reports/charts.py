@@ -18,6 +18,7 @@ from reports.numbers import count
 
 COLOURS = ("#0072B2", "#C04E00", "#00805E", "#8E3B86", "#5B4A00", "#1B1464", "#B3123F")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
+DIRECT_LABELS = 5  # more names than this run into each other; the legend has them
 GREY = "#666666"
 INK, LINES = "#1a1a1a", "#e4e4e4"
 FONT = "Helvetica, Arial, sans-serif"
@@ -116,7 +117,7 @@ def _scatter(run: Run) -> alt.TopLevelMixin | None:
         base.mark_point(filled=True, size=80, opacity=1).encode(x=across, y=up, shape=shape),
         base.mark_text(align="left", dx=9, dy=-9, fontSize=12, limit=150).encode(x=across, y=up, text="backend:N"),
     ]
-    return _finish(alt.layer(*layers), height=300)
+    return _finish(alt.layer(*layers[: 4 if len(data) <= DIRECT_LABELS else 3]), height=300)
 
 
 def _noise(run: Run, metric: str) -> alt.TopLevelMixin | None:

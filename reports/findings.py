@@ -137,7 +137,9 @@ def _distortion(run: Run) -> Iterator[Finding]:
     text = f"{order[0]} {value(run, order[0], DISTORTION)}"
     for ahead, label in pairwise(order):
         text += f"{_sign(relation(run, ahead, label, DISTORTION))}{label} {value(run, label, DISTORTION)}"
-    yield Finding(f"{run.title(DISTORTION)}, best first", f"{text}. “>” separated, “=” tied, in paired differences.")
+    unknown = ", “?” not compared" if " ? " in text else ""
+    signs = f"In paired differences “>” is separated, “=” tied{unknown}."
+    yield Finding(f"{run.title(DISTORTION)}, best first", f"{text}. {signs}")
 
 
 def _sign(found: Difference | None) -> str:
@@ -203,7 +205,7 @@ def _group_sentence(rows: pd.DataFrame, baseline: pd.DataFrame) -> str:
 
 
 def _gap(row: "pd.Series[Any]", *, shared: bool) -> str:
-    figures = f"gap {significant(row['gap'])}, chance alone stays under {significant(row['null_p95'])}"
+    figures = f"gap {significant(row['gap'], 2)}, 95 % of chance gaps under {significant(row['null_p95'], 2)}"
     hard = f"; {BASELINE} has a gap here too" if shared else ""
     where = f"{row['attribute']} gap, worst {row['worst']}, best {row['best']}"
     return f"{where} ({figures}, p{NBSP}{_equals(p_value(row['p_value']))}{hard})"

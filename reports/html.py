@@ -1,5 +1,6 @@
 """The report as one self-contained HTML page: no script, no request, under 5 MB."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -8,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from reports.charts import charts
 from reports.findings import NOT_PASSED, findings
@@ -48,13 +49,13 @@ def page(run: Run) -> str:
     Every text of the run is escaped: templates escape by default, and the charts arrive escaped.
     """
     drawn = {name: Markup(svg) for name, svg in charts(run).items()}  # noqa: S704 - SVG of our own making
-    text = _render(run, drawn, PICTURE_BUDGET)
+    album = Album(run.folder, PICTURE_BUDGET)
+    text = _render(run, drawn, album)
     excess = len(text.encode()) - PAGE_LIMIT
-    return text if excess < 0 else _render(run, drawn, max(PICTURE_BUDGET - excess - 10_000, 0))
+    return text if excess < 0 else _render(run, drawn, Album(run.folder, album.spent - excess - 1000))
 
 
-def _render(run: Run, drawn: dict[str, Markup], budget: int) -> str:
-    album = Album(run.folder, budget)
+def _render(run: Run, drawn: dict[str, Markup], album: Album) -> str:
     return (
         _environment()
         .get_template("page.html.j2")
@@ -83,9 +84,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["moment"] = moment
+    environment.filters |= {"moment": moment, "figure": figure}
     environment.globals["style"] = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))  # noqa: S704 - our file
     return environment
+
+
+def figure(text: str) -> Markup:
+    """A cell's text, escaped, that may break before its interval and not within it."""
+    return Markup(re.sub(r" (\[[^\]]*\])$", r' <span class="interval">\1</span>', str(escape(text))))  # noqa: S704 - escaped
 
 
 def moment(value: object) -> str:

@@ -16,7 +16,7 @@ LARGEST_SOURCE = 4096
 
 @dataclass
 class Album:
-    """Hands out pictures of one run folder until the budget (bytes of data URI) is spent."""
+    """Hands out pictures of one run folder until the first that the budget (bytes of data URI) lacks room for."""
 
     folder: Path
     budget: int
@@ -29,7 +29,7 @@ class Album:
         """The pictures at these paths, "" where there is none; None, and counted, when they no longer fit."""
         found = [self._uri(path) if isinstance(path, str) and path else "" for path in paths]
         cost = sum(map(len, found))
-        if self.spent + cost > self.budget:
+        if self.dropped or self.spent + cost > self.budget:
             self.dropped += 1
             return None
         self.spent += cost

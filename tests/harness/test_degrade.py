@@ -1,0 +1,36 @@
+"""Degradation: reproducible from the seed, of the stated strength, rounded to 8 bit."""
+
+import numpy as np
+
+from harness.degrade import gaussian_noise, make_input, make_target, seed_of
+
+GREY = np.full((64, 64, 3), 128, np.uint8)
+
+
+def test_noise_has_the_stated_sigma_and_repeats() -> None:
+    """Noise on mid-grey has the sigma asked for (plus rounding), and its seed fixes every pixel."""
+    noisy = gaussian_noise(GREY, 0.06, 11)
+    assert abs(noisy.astype(float).std() / 255 - 0.06) < 0.002
+    assert np.array_equal(noisy, gaussian_noise(GREY, 0.06, 11))
+    assert not np.array_equal(noisy, gaussian_noise(GREY, 0.06, 12))
+
+
+def test_seeds_differ_by_every_part() -> None:
+    """A seed depends on each part and on where the parts are cut."""
+    seeds = {seed_of(0, "ab", "c"), seed_of(0, "a", "bc"), seed_of(1, "ab", "c"), seed_of(0, "ab", "c", 1)}
+    assert len(seeds) == 4
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_targets_are_centre_squares() -> None:
+    """A wide photo loses its sides, and a photo of the right size is not touched."""
+    wide = np.zeros((32, 64, 3), np.uint8)
+    wide[:, 16:48] = 200
+    assert (make_target(wide, 32) == 200).all()
+    photo = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert np.array_equal(make_target(photo, 64), photo)
+
+
+def test_a_flat_image_stays_flat() -> None:
+    """Shrinking keeps a constant image exactly."""
+    assert (make_input(GREY, 16) == 128).all()

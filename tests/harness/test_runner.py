@@ -1,0 +1,252 @@
+"""Whole runs over real servers: rows, resumption after kills, failures that stay local, unusable images."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+from harness.store import RunFolder
+
+SuiteFile = Callable[..., Path]
+KEY = ["backend", "digest", "options", "condition", "severity", "image", "sample", "stage", "metric"]
+
+
+def harness(*arguments: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-m", "harness", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
+
+
+def run_arguments(suite: Path, photos: Path, output: Path, *backends: str) -> list[object]:
+    """Arguments of `harness run` over a folder of photos."""
+    chosen = [text for backend in backends for text in ("--backend", backend)]
+    return ["run", suite, "--dataset", f"folder:{photos}", "--output", output, *chosen]
+
+
+def rows_of(output: Path) -> pd.DataFrame:
+    """All rows of a run folder, each key present once."""
+    rows = RunFolder(output).rows()
+    assert not rows.duplicated(KEY).any()
+    return rows
+
+
+def test_a_run_writes_what_scripts_rely_on(suite_file: SuiteFile, photos: Path, tmp_path: Path) -> None:
+    """Names of files and columns, one row per image and metric, the control arm exact, groups and report there."""
+    out = tmp_path / "run"
+    suite = suite_file(noise="{sigmas: [0.05], images: 12, metrics: [psnr]}", speed="{images: 12, batch: 4}")
+    done = harness(*run_arguments(suite, photos, out, "bicubic", "nearest"))
+    assert done.returncode == 0, done.stderr
+    assert "report.html" in done.stdout
+    rows = rows_of(out)
+    expected = "backend options digest device precision dataset image condition severity scale class seed sample stage"
+    assert list(rows.columns)[:18] == [*expected.split(), "metric", "value", "unit", "error"]
+    assert set(rows.columns[18:]) == {"race", "gender", "age"}
+    clean = rows[(rows["condition"] == "clean") & (rows["metric"] == "psnr")]
+    assert clean.groupby("backend")["image"].nunique().to_dict() == {"passthrough": 70, "bicubic": 70, "nearest": 70}
+    assert (clean.loc[clean["backend"] == "passthrough", "value"] == float("inf")).all()
+    assert (rows["condition"] == "gaussian_noise").sum() == 24
+    assert {"end_to_end_s", "compute_s", "transport_s", "cold_start_s"} <= set(rows["metric"])
+    assert set(rows["race"]) >= {"white", "black", "unknown"}
+    tables = {p.stem for p in (out / "tables").glob("*.parquet")}
+    assert {"summary", "groups", "gaps", "noise", "speed", "worst", "failures", "differences"} <= tables
+    groups = pd.read_parquet(out / "tables/groups.parquet")
+    unknown = groups[(groups["group"] == "unknown") & (groups["attribute"] == "race")]
+    assert set(unknown["status"]) == {"insufficient"}
+    assert unknown["mean"].isna().all()
+
+
+def test_the_same_command_computes_nothing_twice(suite_file: SuiteFile, photos: Path, tmp_path: Path) -> None:
+    """A finished run, run again, leaves every row and output as it is, and `score` adds nothing."""
+    out = tmp_path / "run"
+    arguments = run_arguments(suite_file(), photos, out, "bicubic")
+    assert harness(*arguments).returncode == 0
+    before = {p: p.stat().st_mtime_ns for folder in ("rows", "outputs") for p in (out / folder).rglob("*.p*")}
+    assert harness(*arguments).returncode == 0
+    assert harness("score", out).returncode == 0
+    after = {p: p.stat().st_mtime_ns for folder in ("rows", "outputs") for p in (out / folder).rglob("*.p*")}
+    assert before == after
+
+
+def test_scores_come_back_without_a_backend(suite_file: SuiteFile, photos: Path, tmp_path: Path) -> None:
+    """With the rows deleted, `harness score` gives the same scores from the stored outputs."""
+    out = tmp_path / "run"
+    assert harness(*run_arguments(suite_file(), photos, out, "bicubic")).returncode == 0
+    before = rows_of(out).sort_values(KEY).reset_index(drop=True)
+    for part in (out / "rows").iterdir():
+        part.unlink()
+    assert harness("score", out).returncode == 0
+    pd.testing.assert_frame_equal(rows_of(out).sort_values(KEY).reset_index(drop=True), before)
+
+
+def wait_for_outputs(out: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a run has written so many outputs."""
+    limit = time.monotonic() + 60
+    while len(list((out / "outputs").rglob("*.png"))) < count:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < limit
+
+
+@pytest.mark.parametrize("victim", ["harness", "backend"])
+def test_a_killed_run_is_finished_by_the_same_command(
+    victim: str, suite_file: SuiteFile, photos: Path, tmp_path: Path
+) -> None:
+    """SIGKILL of the harness or of its backend in the middle: the same command completes it, every row once."""
+    out = tmp_path / "run"
+    arguments = run_arguments(suite_file(batch="4"), photos, out, "faulty,fault=slow")
+    command = [sys.executable, "-m", "harness", *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for_outputs(out, 75, process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    if victim == "harness":
+        process.kill()
+        process.wait()
+        psutil.wait_procs(children, timeout=20)
+        assert not any(child.is_running() for child in children)
+    else:
+        next(child for child in children if "faulty" in child.cmdline()).send_signal(signal.SIGKILL)
+        assert process.wait(timeout=120) == 0
+    kept = {p: p.stat().st_mtime_ns for p in (out / "outputs").rglob("*.png")}
+    done = harness(*arguments)
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(out)
+    assert (rows[rows["metric"] == "psnr"].groupby("backend")["image"].nunique() == 70).all()
+    assert kept.items() <= {p: p.stat().st_mtime_ns for p in (out / "outputs").rglob("*.png")}.items()
+    assert (rows["error"] == "").all()
+
+
+def test_one_bad_image_costs_only_itself(suite_file: SuiteFile, photos: Path, tmp_path: Path) -> None:
+    """A backend that crashes on one image of a batch fails that case alone, typed and counted."""
+    out = tmp_path / "run"
+    done = harness(*run_arguments(suite_file(), photos, out, "faulty,fault=crash,only=p07"))
+    assert done.returncode == 1
+    failed = rows_of(out).query("metric == 'output'")
+    assert list(failed["image"]) == ["p07"]
+    assert failed["error"].iloc[0].startswith("BackendFailed: ")
+    failures = pd.read_parquet(out / "tables/failures.parquet")
+    assert failures[["backend", "kind", "n"]].to_numpy().tolist() == [["faulty", "BackendFailed", 1]]
+
+
+def test_a_hung_backend_costs_its_deadlines_not_the_run(suite_file: SuiteFile, photos: Path, tmp_path: Path) -> None:
+    """A backend that hangs on everything is given up, its cases fail, and the others are measured."""
+    out = tmp_path / "run"
+    arguments = run_arguments(suite_file(deadline_s="0.6"), photos, out, "faulty,fault=hang", "nearest")
+    done = harness(*arguments)
+    assert done.returncode == 1
+    rows = rows_of(out)
+    failed = rows[rows["metric"] == "output"]
+    assert len(failed) == 70
+    assert failed["error"].str.contains("DeadlineExceeded|given up").all()
+    assert (rows["backend"] == "nearest").any()
+
+
+def test_failures_are_tried_again(suite_file: SuiteFile, photos: Path, tmp_path: Path) -> None:
+    """What failed in one attempt is tried in the next, and its failure rows go."""
+    out, once = tmp_path / "run", tmp_path / "happened"
+    arguments = run_arguments(suite_file(), photos, out, f"faulty,fault=hang,only=p03,once={once}")
+    suite_text = (tmp_path / "small.yaml").read_text()
+    (tmp_path / "small.yaml").write_text(suite_text.replace("deadline_s: 20", "deadline_s: 0.6"))
+    assert harness(*arguments).returncode == 1
+    assert len(rows_of(out).query("metric == 'output'")) == 8
+    assert harness(*arguments).returncode == 0
+    assert len(rows_of(out).query("metric == 'output'")) == 0
+
+
+def test_a_backend_that_cannot_serve_the_suite_fails_alone(suite_file: SuiteFile, photos: Path, tmp_path: Path) -> None:
+    """A backend without the scale is one red line and failed cases; the rest of the run is intact."""
+    out = tmp_path / "run"
+    suite = suite_file(low="16", high="48")
+    done = harness(*run_arguments(suite, photos, out, "sr3", "nearest"))
+    assert done.returncode == 1
+    assert "has no scale 3" in " ".join(done.stdout.split())
+    summary = pd.read_parquet(out / "tables/summary.parquet").set_index(["backend", "metric"])
+    assert summary.loc[("nearest", "psnr"), "n"] == 70
+    assert summary.loc[("sr3", "psnr"), "failed"] == 70
+
+
+def test_unusable_images_are_left_out_by_name(suite_file: SuiteFile, photos: Path, tmp_path: Path) -> None:
+    """A truncated and an empty file cost themselves, and the report says which and why."""
+    data = (photos / "p00.png").read_bytes()
+    (photos / "p00.png").write_bytes(data[: len(data) // 2])
+    (photos / "p01.png").write_bytes(b"")
+    out = tmp_path / "run"
+    done = harness(*run_arguments(suite_file(), photos, out, "bicubic"))
+    assert done.returncode == 1
+    record = json.loads((out / "run.json").read_text())
+    assert record["dataset"]["images"] == 68
+    notes = " ".join(record["dataset"]["notes"])
+    assert "2 of 70 images left out" in notes
+    assert "p00.png" in notes
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "quik"], "did you mean quick"),
+        (["run", "faces"], "needs a dataset"),
+        (["run", "faces", "--dataset", "folder:/no/such/folder"], "/no/such/folder"),
+        (["run", "quick", "--backend", "sr4"], "no backend 'sr4'"),
+        (["run", "quick", "--backend", "sr3", "--backend", "sr3"], "is taken"),
+        (["score", "/no/such/run"], "holds no run"),
+        (["backends", "check", "sr4"], "no backend"),
+        (["backends", "serve", "sr4"], "no backend"),
+        (["datasets", "utkfaces:/tmp"], "utkface"),
+    ],
+)
+def test_wrong_commands_are_one_line(arguments: list[str], words: str) -> None:
+    """A wrong command ends with status 2 and one line that says what to do."""
+    done = harness(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_another_suite_cannot_take_the_folder(suite_file: SuiteFile, photos: Path, tmp_path: Path) -> None:
+    """A folder that holds another run is refused, not mixed."""
+    out = tmp_path / "run"
+    assert harness(*run_arguments(suite_file(), photos, out, "bicubic")).returncode == 0
+    done = harness(*run_arguments(suite_file(seed="9"), photos, out, "bicubic"))
+    assert done.returncode == 2
+    assert "another suite" in done.stderr
+
+
+def test_a_remote_backend_is_attached_by_address(
+    serve: Callable[[str], object], suite_file: SuiteFile, photos: Path, tmp_path: Path
+) -> None:
+    """NAME@ADDRESS uses a server that somebody else started, and leaves it running."""
+    client = serve("lanczos")
+    address = getattr(client, "address")  # noqa: B009 - the fixture's type is wider
+    out = tmp_path / "run"
+    done = harness(*run_arguments(suite_file(), photos, out, f"mine@{address}"))
+    assert done.returncode == 0, done.stderr
+    record = json.loads((out / "run.json").read_text())
+    mine = next(b for b in record["backends"] if b["label"] == "mine")
+    assert (mine["name"], mine["address"]) == ("lanczos", address)
+    assert not harness("backends", "check", address).returncode
+
+
+def test_no_space_left_is_one_line(suite_file: SuiteFile, photos: Path, tmp_path: Path) -> None:
+    """A full disk ends the run with one line; what was written stays."""
+    if os.geteuid() != 0 or not Path("/dev/full").exists():
+        pytest.skip("needs root to mount a small file system")
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", small], check=False)  # noqa: S607
+    if mounted.returncode:
+        pytest.skip("cannot mount a small file system here")
+    try:
+        done = harness(*run_arguments(suite_file(), photos, small / "run", "bicubic"))
+        assert done.returncode == 2
+        assert "no space left" in done.stderr
+        assert list((small / "run").rglob("*.png"))
+    finally:
+        subprocess.run(["umount", small], check=False)  # noqa: S607

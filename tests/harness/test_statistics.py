@@ -1,0 +1,61 @@
+"""Intervals cover what they should, chance is not called a gap, percentiles need their samples."""
+
+import math
+
+import numpy as np
+import pytest
+
+from harness.statistics import bootstrap_interval, gap_test, percentile, verdict
+
+
+def test_bootstrap_intervals_cover() -> None:
+    """The nominal 95 % interval of a mean of 100 covers the truth in 92 to 98 % of 400 samples."""
+    rng = np.random.default_rng(5)
+    hits = 0
+    for _ in range(400):
+        low, high = bootstrap_interval(rng.normal(1.0, 2.0, 100))
+        hits += low <= 1.0 <= high
+    assert 0.92 <= hits / 400 <= 0.98
+
+
+def test_shuffled_labels_are_no_gap() -> None:
+    """Without any difference the permutation test says p < 0.05 in 2 to 8 % of 400 trials."""
+    rng = np.random.default_rng(6)
+    groups = np.repeat(["a", "b", "c", "d"], 50)
+    rejected = sum(gap_test(rng.normal(size=200), list(groups), 400).p_value < 0.05 for _ in range(400))
+    assert 0.02 <= rejected / 400 <= 0.08
+
+
+def test_a_planted_gap_is_found() -> None:
+    """A group shifted by one standard deviation is told from chance, and the gap is its size."""
+    values = np.random.default_rng(7).normal(size=400)
+    groups = ["a"] * 200 + ["b"] * 200
+    values[200:] += 1.0
+    gap = gap_test(values, groups)
+    assert gap.p_value < 0.001
+    assert gap.observed == pytest.approx(1.0, abs=0.3)
+    assert gap.null_mean < gap.null_p95 < gap.observed
+
+
+def test_the_noise_floor_of_a_gap_is_known() -> None:
+    """For 7 groups of 200 pure noise gives a gap of about 0.19 standard deviations, 95th percentile 0.29."""
+    values = np.random.default_rng(8).normal(size=1400)
+    gap = gap_test(values, [str(i % 7) for i in range(1400)])
+    assert gap.null_mean == pytest.approx(0.19, abs=0.02)
+    assert gap.null_p95 == pytest.approx(0.29, abs=0.03)
+
+
+def test_percentiles_need_enough_samples() -> None:
+    """p90 needs 64 samples, p95 130 and p99 662: LoadGen's rule."""
+    for q, needed in {90: 64, 95: 130, 99: 662}.items():
+        values = np.arange(needed, dtype=float)
+        assert math.isnan(percentile(values[:-1], q))
+        assert percentile(values, q) == pytest.approx(np.percentile(values, q))
+
+
+def test_verdicts_follow_the_interval() -> None:
+    """An interval that holds 0 is a tie; otherwise the metric's direction decides."""
+    assert verdict(-1, 1, higher_is_better=True) == "tie"
+    assert verdict(math.nan, math.nan, higher_is_better=True) == "tie"
+    assert verdict(0.1, 0.2, higher_is_better=True) == "better"
+    assert verdict(0.1, 0.2, higher_is_better=False) == "worse"
