@@ -5,6 +5,7 @@ Exit status: 0 done; 1 done, but some cases failed; 2 the command cannot be carr
 """
 
 import contextlib
+import math
 import shlex
 import sys
 from collections.abc import Iterator
@@ -129,8 +130,10 @@ def _finish(folder: "RunFolder") -> bool:
 
     tables = write_tables(folder)
     files = build(folder.path)
-    _print_summary(tables["summary"])
+    _print_summary(tables)
     failures = tables["failures"]
+    if "valid" in tables["speed"] and not tables["speed"]["valid"].all():
+        typer.echo("note: other programs were running during the timed pass; its figures are marked invalid", err=True)
     for row in failures.head(10).to_dict("records"):
         where = f"{row['backend'] or 'dataset'}, {row['condition']}"
         typer.echo(f"failed: {where}: {row['n']} x {row['kind']}: {row['message']}", err=True)
@@ -139,27 +142,42 @@ def _finish(folder: "RunFolder") -> bool:
     return bool(len(failures))
 
 
-def _print_summary(summary: "pd.DataFrame") -> None:
+HEADLINE = {"psnr": "PSNR dB ↑", "ssim": "SSIM ↑", "lpips_alex": "LPIPS ↓", "lr_psnr": "LR-PSNR dB ↑"}
+"""The metrics of the printed summary; the report has all of them."""
+
+
+def _print_summary(tables: "dict[str, pd.DataFrame]") -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    metrics = list(dict.fromkeys(summary["metric"]))
+    summary = tables["summary"]
+    metrics = [m for m in HEADLINE if m in set(summary["metric"])] or list(dict.fromkeys(summary["metric"]))[:4]
+    times = _milliseconds(tables["speed"])
     table = Table(title="Clean input: mean [95 % interval]")
-    for heading in ("backend", "n", *metrics):
+    for heading in ("backend", "n", *(HEADLINE.get(m, m) for m in metrics), "ms / image"):
         table.add_column(heading, justify="left" if heading == "backend" else "right")
     for label, rows in summary.groupby("backend", sort=False):
         cells = {row["metric"]: _cell(row["mean"], row["low"], row["high"]) for row in rows.to_dict("records")}
-        table.add_row(Text(str(label)), str(rows["n"].max()), *(cells.get(m, "") for m in metrics))
-    Console(width=max(120, Console().width)).print(table)
+        shown = [cells.get(m, "") for m in metrics]
+        table.add_row(Text(str(label)), str(rows["n"].max()), *shown, times.get(str(label), "–"))
+    Console(width=max(110, Console().width)).print(table)
+
+
+def _milliseconds(speed: "pd.DataFrame") -> dict[str, str]:
+    """Median end-to-end time of a single image by backend; marked where the timed pass was disturbed."""
+    if not len(speed):
+        return {}
+    single = speed[speed["batch"] == 1].to_dict("records")
+    return {r["backend"]: f"{1000 * r['end_to_end_p50']:.1f}{'' if r['valid'] else ' (disturbed)'}" for r in single}
 
 
 def _cell(mean: float, low: float, high: float) -> str:
-    if mean != mean:  # noqa: PLR0124 - NaN
+    if math.isnan(mean):
         return "not measured"
-    if mean in (float("inf"), float("-inf")):
+    if math.isinf(mean):
         return "identical"
-    return f"{mean:.3g}\n{low:.3g}–{high:.3g}" if low == low else f"{mean:.3g}"  # noqa: PLR0124 - NaN
+    return f"{mean:.4g}" if math.isnan(low) else f"{mean:.4g}\n[{low:.4g}, {high:.4g}]"
 
 
 @suites_app.command("list")

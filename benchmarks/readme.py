@@ -1,0 +1,54 @@
+"""The comparison table of the README, from a run folder: `python -m benchmarks.readme RUN`."""
+
+import math
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+METRICS = {
+    "psnr": ("PSNR dB", 1.0),
+    "ssim": ("SSIM", 1.0),
+    "lpips_alex": ("LPIPS", 1.0),
+    "lr_mse": ("consistency × 10⁻⁵", 1e5),
+}
+
+
+def cell(row: "pd.Series[float]", factor: float, digits: int = 3) -> str:
+    """A mean with its 95 % interval."""
+    mean, low, high = (float(row[k]) * factor for k in ("mean", "low", "high"))
+    if math.isnan(mean):
+        return "–"
+    return "identical" if math.isinf(mean) else f"{mean:.{digits}g} [{low:.{digits}g}, {high:.{digits}g}]"
+
+
+def table(frame: pd.DataFrame, first: list[str]) -> str:
+    """A Markdown table with a column for each metric; `first` names the columns that tell the rows apart."""
+    lines = [f"| {' | '.join([*first, 'n', *(title for title, _ in METRICS.values())])} |"]
+    lines.append("| " + " | ".join("---" for _ in range(len(first) + 1 + len(METRICS))) + " |")
+    for key, rows in frame.groupby(first, sort=False):
+        by_metric = rows.set_index("metric")
+        cells = [
+            cell(by_metric.loc[m], f, 4 if m == "psnr" and "first" not in first else 3) for m, (_, f) in METRICS.items()
+        ]
+        names = key if isinstance(key, tuple) else (key,)
+        lines.append(f"| {' | '.join([*map(str, names), str(rows['n'].max()), *cells])} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Print the tables; returns the exit status."""
+    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "tables/summary.parquet").exists():
+        print("usage: python -m benchmarks.readme RUN (a folder that `harness run` wrote)", file=sys.stderr)
+        return 2
+    tables = {p.stem: pd.read_parquet(p) for p in (Path(sys.argv[1]) / "tables").glob("*.parquet")}
+    print(table(tables["summary"], ["backend"]))
+    print("\nPaired differences on the same images, first minus second:\n")
+    differences = tables["differences"].rename(columns={"backend": "first", "baseline": "second"})
+    both = pd.concat([differences[differences["first"] != "passthrough"], tables["pairs"]])
+    print(table(both, ["first", "second"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
