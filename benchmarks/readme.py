@@ -3,6 +3,7 @@
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,12 +15,12 @@ METRICS = {
 }
 
 
-def cell(row: "pd.Series[float]", factor: float, digits: int = 3) -> str:
+def cell(row: dict[Any, Any], factor: float) -> str:
     """A mean with its 95 % interval."""
     mean, low, high = (float(row[k]) * factor for k in ("mean", "low", "high"))
     if math.isnan(mean):
         return "–"
-    return "identical" if math.isinf(mean) else f"{mean:.{digits}g} [{low:.{digits}g}, {high:.{digits}g}]"
+    return "identical" if math.isinf(mean) else f"{mean:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def table(frame: pd.DataFrame, first: list[str]) -> str:
@@ -27,10 +28,8 @@ def table(frame: pd.DataFrame, first: list[str]) -> str:
     lines = [f"| {' | '.join([*first, 'n', *(title for title, _ in METRICS.values())])} |"]
     lines.append("| " + " | ".join("---" for _ in range(len(first) + 1 + len(METRICS))) + " |")
     for key, rows in frame.groupby(first, sort=False):
-        by_metric = rows.set_index("metric")
-        cells = [
-            cell(by_metric.loc[m], f, 4 if m == "psnr" and "first" not in first else 3) for m, (_, f) in METRICS.items()
-        ]
+        by_metric = {row["metric"]: row for row in rows.to_dict("records")}
+        cells = [cell(by_metric[m], factor) for m, (_, factor) in METRICS.items()]
         names = key if isinstance(key, tuple) else (key,)
         lines.append(f"| {' | '.join([*map(str, names), str(rows['n'].max()), *cells])} |")
     return "\n".join(lines)
