@@ -29,8 +29,8 @@ app = typer.Typer(
     help="Evaluates image upscalers: quality, speed, noise robustness and bias per group.",
 )
 backends_app = typer.Typer(no_args_is_help=True, help="Lists, checks and serves backends.")
-weights_app = typer.Typer(no_args_is_help=True, help="The pretrained weights that metrics and backends use.")
-suites_app = typer.Typer(no_args_is_help=True, help="Lists and validates suites.")
+weights_app = typer.Typer(invoke_without_command=True, help="The pretrained weights that metrics and backends use.")
+suites_app = typer.Typer(invoke_without_command=True, help="Lists and validates suites.")
 app.add_typer(backends_app, name="backends")
 app.add_typer(weights_app, name="weights")
 app.add_typer(suites_app, name="suites")
@@ -180,6 +180,13 @@ def _cell(mean: float, low: float, high: float) -> str:
     return f"{mean:.4g}" if math.isnan(low) else f"{mean:.4g}\n[{low:.4g}, {high:.4g}]"
 
 
+@suites_app.callback()
+def suites(context: typer.Context) -> None:
+    """List the built-in suites, or validate one."""
+    if context.invoked_subcommand is None:
+        suites_list()
+
+
 @suites_app.command("list")
 def suites_list() -> None:
     """List the built-in suites."""
@@ -218,6 +225,13 @@ def datasets(spec: Annotated[str | None, typer.Argument(help="A dataset to open:
             typer.echo(f"{attribute}: " + ", ".join(f"{group} {n}" for group, n in sorted(counts.items())))
         for note in dataset.notes:
             typer.echo(f"note: {note}")
+
+
+@weights_app.callback()
+def weights(context: typer.Context) -> None:
+    """Show the pretrained weights that metrics and backends use, or fetch them."""
+    if context.invoked_subcommand is None:
+        weights_list()
 
 
 @weights_app.command("list")

@@ -39,7 +39,7 @@ class LocalServer:
         with tempfile.TemporaryDirectory() as folder, self.log.open("ab") as log:
             handshake = Path(folder) / "address"
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "backends.serve", self.name, "--handshake", str(handshake)],
+                [sys.executable, "-P", "-m", "backends.serve", self.name, "--handshake", str(handshake)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

@@ -250,3 +250,21 @@ def test_no_space_left_is_one_line(suite_file: SuiteFile, photos: Path, tmp_path
         assert list((small / "run").rglob("*.png"))
     finally:
         subprocess.run(["umount", small], check=False)  # noqa: S607
+
+
+def test_interruption_is_clean(suite_file: SuiteFile, photos: Path, tmp_path: Path) -> None:
+    """Ctrl-C ends with status 130 and one sentence, leaves no process behind, and the record says interrupted."""
+    out = tmp_path / "run"
+    arguments = run_arguments(suite_file(batch="4"), photos, out, "faulty,fault=slow")
+    command = [sys.executable, "-m", "harness", *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_for_outputs(out, 75, process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command continues" in stderr.decode()
+    assert "Traceback" not in stderr.decode()
+    assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
+    psutil.wait_procs(children, timeout=20)
+    assert not any(child.is_running() for child in children)
