@@ -9,16 +9,20 @@ from backends.base import Backend
 
 @dataclass(frozen=True)
 class Entry:
-    """A backend by name: where its class is, and one line for lists. Nothing is imported until `load`."""
+    """A backend by name: where its class is, and one line for lists. Nothing is imported until `load`.
+
+    `settings` are the arguments that its class needs when it starts, all text.
+    """
 
     name: str
     target: str
     summary: str
+    settings: tuple[str, ...] = ()
 
-    def load(self) -> Callable[[], Backend]:
+    def load(self) -> Callable[..., Backend]:
         """Import the class."""
         module, _, attribute = self.target.partition(":")
-        factory: Callable[[], Backend] = getattr(importlib.import_module(module), attribute)
+        factory: Callable[..., Backend] = getattr(importlib.import_module(module), attribute)
         return factory
 
 
@@ -30,6 +34,7 @@ ENTRIES = {
         Entry("lanczos", "backends.interpolation:Lanczos", "Lanczos with three lobes"),
         Entry("realesrgan", "backends.realesrgan:RealESRGAN", "Real-ESRGAN x4plus and animevideov3 (GAN, x4)"),
         Entry("sr3", "backends.sr3.backend:SR3", "SR3 diffusion for faces, 16 -> 64"),
+        Entry("replay", "backends.replay:Replay", "precomputed outputs: replay,outputs=PATH", ("outputs",)),
         Entry("faulty", "backends.faulty:Faulty", "misbehaves on request; for tests of harnesses"),
     )
 }

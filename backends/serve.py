@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 from backends.registry import ENTRIES
@@ -15,11 +16,13 @@ def main() -> int:
     parser.add_argument("name", choices=sorted(ENTRIES))
     parser.add_argument("--address", default="127.0.0.1:0", help="host:port; port 0 chooses a free one")
     parser.add_argument("--handshake", type=Path, help="file that receives host:port once the server is ready")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the backend")
     arguments = parser.parse_args()
+    settings = dict(text.partition("=")[::2] for text in arguments.set)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     try:
-        serve(ENTRIES[arguments.name].load(), arguments.address, arguments.handshake)
-    except (AddressInUse, OSError, ValueError, RuntimeError) as error:
+        serve(partial(ENTRIES[arguments.name].load(), **settings), arguments.address, arguments.handshake)
+    except (AddressInUse, OSError, TypeError, ValueError, RuntimeError) as error:
         print(f"error: {arguments.name}: {error}", file=sys.stderr)
         return 1
     return 0

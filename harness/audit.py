@@ -6,6 +6,7 @@ Every function takes the frame of scores (`Scores`) and gives one tidy frame; `t
 
 import itertools
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,8 +15,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from harness.datasets import UNKNOWN
 from harness.plan import CLEAN
-from harness.score import CONTROL, group_attributes, output_path
+from harness.score import CONTROL, group_attributes, identity, output_path
 from harness.statistics import (
     INSUFFICIENT,
     LOW_PRECISION,
@@ -32,6 +34,30 @@ OTHER_LOAD_LIMIT = 0.15
 WORST = 8
 SAMPLES = 6
 
+INTERVAL = ("n", "mean", "low", "high")
+GAIN = ("gain", "gain_low", "gain_high")
+AGAINST = ("difference", "difference_low", "difference_high")
+PERCENTILES = (50, 90, 95, 99)
+TIMES = (*(f"end_to_end_p{q}" for q in PERCENTILES), "compute_p50", "transport_p50")
+NULL = ("null_mean", "null_p95", "p_value")
+PICTURES = ("input", "output", "target")
+IDENTITY = ["backend", "digest", "options"]
+
+COLUMNS = {
+    "summary": ("backend", "metric", "n", "failed", "identical", "mean", "low", "high", "sd"),
+    "differences": ("backend", "baseline", "metric", *INTERVAL, "verdict"),
+    "pairs": ("first", "second", "metric", *INTERVAL, "verdict"),
+    "groups": ("backend", "metric", "attribute", "group", *INTERVAL, *GAIN, "status"),
+    "gaps": ("backend", "metric", "attribute", "best", "worst", "gap", "ratio", *NULL, "groups", "verdict"),
+    "noise": ("backend", "metric", "severity", "sigma", *INTERVAL, *AGAINST, "added"),
+    "speed": ("backend", "batch", "n", *TIMES, "images_per_s", "cold_start_s", "peak_memory_mb")
+    + ("ratio_compute_bicubic", "valid", "note"),
+    "worst": ("backend", "metric", "rank", "image", "value", *PICTURES),
+    "samples": ("image", "backend", *PICTURES),
+    "failures": ("backend", "condition", "kind", "message", "n"),
+}
+"""Columns of each table, there even when it has no rows; those with pictures have the group attributes as well."""
+
 Float = NDArray[np.float64]
 
 
@@ -46,11 +72,11 @@ class Scores:
 
     @classmethod
     def of(cls, folder: RunFolder) -> "Scores":
-        """Read a run folder; rows of backends or digests that the record no longer names are left out."""
+        """Read a run folder; rows of backends, digests or options that the record no longer names are left out."""
         record = folder.read_record() or {"backends": [], "metrics": {}}
         rows = folder.rows()
-        current = {(b["label"], b["digest"]) for b in record["backends"]}
-        keep = [pair in current for pair in zip(rows["backend"], rows["digest"], strict=True)]
+        current = pd.DataFrame([identity(b, "") for b in record["backends"]], columns=IDENTITY, dtype="str")
+        keep = pd.MultiIndex.from_frame(rows[IDENTITY]).isin(pd.MultiIndex.from_frame(current))
         return cls(folder, record, rows[keep], pd.read_parquet(folder.path / "images.parquet"))
 
     @property
@@ -71,10 +97,7 @@ class Scores:
     @cached_property
     def scores(self) -> pd.DataFrame:
         """Rows that hold a score of an image."""
-        scored = self.rows[self.rows["metric"].isin(self.record["metrics"]) & self.rows["value"].notna()].copy()
-        if {"race", "gender"} <= set(scored.columns):
-            scored["race x gender"] = scored["race"] + " x " + scored["gender"]
-        return scored
+        return self.rows[self.rows["metric"].isin(self.record["metrics"]) & self.rows["value"].notna()]
 
     def values(self, metric: str, condition: str = CLEAN.name, severity: int = 0) -> pd.DataFrame:
         """Image x backend table of one metric under one condition."""
@@ -84,9 +107,12 @@ class Scores:
         return table.reindex(columns=[b for b in self.labels if b in table])
 
     def groups_of(self, attribute: str) -> pd.Series:
-        """The group of each image."""
+        """The group of each image; a crossed group with an unknown part is unknown."""
         frame = self.images.set_index("image")
-        return frame["race"] + " x " + frame["gender"] if attribute == "race x gender" else frame[attribute]
+        if attribute != "race x gender":
+            return frame[attribute]
+        known = (frame[["race", "gender"]] != UNKNOWN).all(axis=1)
+        return (frame["race"] + " x " + frame["gender"]).where(known, UNKNOWN)
 
 
 def tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
@@ -113,6 +139,10 @@ def write_tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
     for name, frame in made.items():
         folder.write_table(f"tables/{name}", frame)
     return made
+
+
+def _frame(name: str, rows: list[dict[str, Any]], attributes: Sequence[str] = ()) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=[*COLUMNS[name], *attributes])
 
 
 def _mean(values: Float) -> dict[str, float]:
@@ -146,7 +176,7 @@ def summary(scores: Scores) -> pd.DataFrame:
                 | _mean(values)
                 | {"sd": float(finite.std(ddof=1)) if len(finite) > 1 else np.nan}
             )
-    return pd.DataFrame(rows)
+    return _frame("summary", rows)
 
 
 def _difference(scores: Scores, table: pd.DataFrame, first: str, second: str, metric: str) -> dict[str, Any]:
@@ -165,7 +195,7 @@ def differences(scores: Scores) -> pd.DataFrame:
             if label != BASELINE and BASELINE in table:
                 who = {"backend": label, "baseline": BASELINE}
                 rows.append(who | _difference(scores, table, label, BASELINE, metric))
-    return pd.DataFrame(rows)
+    return _frame("differences", rows)
 
 
 def pairs(scores: Scores) -> pd.DataFrame:
@@ -177,7 +207,7 @@ def pairs(scores: Scores) -> pd.DataFrame:
         for first, second in itertools.combinations(compared, 2):
             who = {"first": first, "second": second}
             rows.append(who | _difference(scores, table, first, second, metric))
-    return pd.DataFrame(rows)
+    return _frame("pairs", rows)
 
 
 def groups(scores: Scores) -> pd.DataFrame:
@@ -194,7 +224,7 @@ def groups(scores: Scores) -> pd.DataFrame:
                     {"backend": label, "metric": metric, "attribute": attribute, "group": group}
                     | _group(table.loc[inside, label].to_numpy(float), gain.loc[inside, label].to_numpy(float))
                 )
-    return pd.DataFrame(rows)
+    return _frame("groups", rows)
 
 
 def _gain(scores: Scores, table: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -225,10 +255,10 @@ def gaps(scores: Scores) -> pd.DataFrame:
             values = table[label]
             judged = by_group[values.notna() & np.isfinite(values)]
             sizes = judged.value_counts()
-            judged = judged[judged.isin(sizes.index[sizes >= INSUFFICIENT]) & (judged != "unknown")]
+            judged = judged[judged.isin(sizes.index[sizes >= INSUFFICIENT]) & (judged != UNKNOWN)]
             who = {"backend": label, "metric": metric, "attribute": attribute}
             rows.append(who | _gap(values[judged.index].to_numpy(float), judged, scores.higher_is_better(metric)))
-    return pd.DataFrame(rows)
+    return _frame("gaps", rows)
 
 
 def _gap(values: Float, groups: pd.Series, higher_is_better: bool) -> dict[str, Any]:  # noqa: FBT001
@@ -277,7 +307,7 @@ def noise(scores: Scores) -> pd.DataFrame:
             for label in (b for b in table.columns if b != CONTROL):
                 who = {"backend": label, "metric": metric, "severity": severity, "sigma": sigma}
                 rows.append(who | _noise_cell(table, clean, label))
-    return pd.DataFrame(rows)
+    return _frame("noise", rows)
 
 
 def _noise_cell(table: pd.DataFrame, clean: pd.DataFrame, label: str) -> dict[str, Any]:
@@ -296,7 +326,7 @@ def _noise_cell(table: pd.DataFrame, clean: pd.DataFrame, label: str) -> dict[st
 
 def speed(scores: Scores) -> pd.DataFrame:
     """The timed pass: one row per backend and request size; times are seconds a request."""
-    timed = scores.rows[scores.rows["metric"].isin(("cold_start_s",))]
+    timed = scores.rows[scores.rows["metric"] == "cold_start_s"]
     rows: list[dict[str, Any]] = []
     for label in [b for b in scores.labels if b in set(timed["backend"])]:
         of = scores.rows[scores.rows["backend"] == label]
@@ -305,21 +335,19 @@ def speed(scores: Scores) -> pd.DataFrame:
         rows.append(_speed_row(label, 1, "", single))
         if batch > 1:
             rows.append(_speed_row(label, batch, "batch_", single))
-    frame = pd.DataFrame(rows)
-    if len(frame):
-        base = frame[frame["backend"] == BASELINE].set_index("batch")["compute_p50"]
-        frame["ratio_compute_bicubic"] = frame["compute_p50"] / frame["batch"].map(base)
-    return frame
+    frame = _frame("speed", rows)
+    base = frame[frame["backend"] == BASELINE].set_index("batch")["compute_p50"]
+    return frame.assign(ratio_compute_bicubic=frame["compute_p50"] / frame["batch"].map(base))
 
 
 def _speed_row(label: str, batch: int, prefix: str, values: dict[str, Float]) -> dict[str, Any]:
     total = values[f"{prefix}end_to_end_s"]
     load_ = float(values["other_load"][-1])
-    percentiles = {f"end_to_end_p{q}": percentile(total, q) for q in (50, 90, 95, 99)}
+    percentiles = {f"end_to_end_p{q}": percentile(total, q) for q in PERCENTILES}
     return (
         {"backend": label, "batch": batch, "n": len(total)}
         | percentiles
-        | {"compute_p50": percentile(values[f"{prefix}compute_s"], 50) if len(total) >= 11 else np.nan}
+        | {"compute_p50": percentile(values[f"{prefix}compute_s"], 50)}
         | {"transport_p50": percentile(values[f"{prefix}transport_s"], 50)}
         | {"images_per_s": batch * len(total) / float(total.sum())}
         | {"cold_start_s": float(values["cold_start_s"][-1]), "peak_memory_mb": float(values["peak_memory_mb"][-1])}
@@ -353,7 +381,7 @@ def worst(scores: Scores) -> pd.DataFrame:
             for rank, (image, value) in enumerate(table[label].nlargest(WORST).items(), 1):
                 who = {"backend": label, "metric": metric, "rank": rank, "image": image, "value": value}
                 rows.append(who | _with_groups(scores, str(image)) | _pictures(scores, label, str(image)))
-    return pd.DataFrame(rows)
+    return _frame("worst", rows, group_attributes(scores.images))
 
 
 def samples(scores: Scores) -> pd.DataFrame:
@@ -365,7 +393,7 @@ def samples(scores: Scores) -> pd.DataFrame:
         for image in usable["image"].head(SAMPLES)
         for label in shown
     ]
-    return pd.DataFrame(rows)
+    return _frame("samples", rows, group_attributes(scores.images))
 
 
 def failures(scores: Scores) -> pd.DataFrame:
@@ -377,6 +405,5 @@ def failures(scores: Scores) -> pd.DataFrame:
         counts.setdefault((row["backend"], row["condition"], kind), []).append(message)
     for message in scores.images.loc[scores.images["error"] != "", "error"]:
         counts.setdefault(("", "dataset", "ImageError"), []).append(message)
-    columns = ("backend", "condition", "kind")
-    rows = [dict(zip(columns, key, strict=True)) | {"message": m[0], "n": len(m)} for key, m in counts.items()]
-    return pd.DataFrame(rows, columns=[*columns, "message", "n"])
+    rows = [dict(zip(COLUMNS["failures"], (*key, m[0], len(m)), strict=True)) for key, m in counts.items()]
+    return _frame("failures", rows)

@@ -265,20 +265,24 @@ def backends_list() -> None:
 
 @backends_app.command("serve")
 def backends_serve(
-    name: Annotated[str, typer.Argument(help="A backend from `harness backends list`.")],
+    backend: Annotated[str, typer.Argument(help="NAME[,setting=value]... from `harness backends list`.")],
     address: Annotated[str, typer.Option(help="host:port; port 0 chooses a free one.")] = "127.0.0.1:50051",
 ) -> None:
     """Serve a backend in this process until it is interrupted."""
     with one_line_errors():
+        from functools import partial
+
         from backends.registry import ENTRIES
         from backends.server import AddressInUse, serve
         from harness.errors import ConfigError, Unavailable
+        from harness.plan import parse_backend
 
-        if name not in ENTRIES:
-            raise ConfigError(f"no backend {name!r}; known: {', '.join(ENTRIES)}")
+        spec = parse_backend(backend)
+        if spec.name not in ENTRIES:
+            raise ConfigError(f"no backend {spec.name!r}; known: {', '.join(ENTRIES)}")
         try:
-            serve(ENTRIES[name].load(), address, None)
-        except AddressInUse as error:
+            serve(partial(ENTRIES[spec.name].load(), **spec.settings), address, None)
+        except (AddressInUse, ValueError) as error:
             raise Unavailable(str(error)) from error
 
 

@@ -4,12 +4,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import grpc
 import numpy as np
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 
 from harness.client import Client, Item, Pixels, Reply, typed_options
-from harness.errors import BackendError, BadRequest, ConfigError, ContractBroken, one_line
+from harness.errors import BackendError, BadRequest, ConfigError, ContractBroken, Incompatible, one_line
 from harness.processes import LocalServer
 from protos.upscaler.v1 import upscaler_pb2 as pb
 from protos.values import Value
@@ -17,6 +20,13 @@ from protos.values import Value
 DEADLINE = 120.0
 SHARE = 1e-4
 """Share of values that may differ by one level between an image alone and in a batch."""
+
+FULL = 16
+"""Most images of the full batch that is tried."""
+MANY = 256
+"""Backends that list fewer images a request than this are sent one more than they list."""
+SIDE, LARGEST_SIDE = 16, 1024
+"""Side of the test images in pixels, where the backend takes it, and the largest that is tried."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,11 @@ def check(backend: str) -> list[Result]:
 
 
 def check_address(address: str) -> list[Result]:
-    """Check the backend that serves at `host:port`."""
+    """Check the backend that serves at `host:port`.
+
+    Raises:
+        BackendError: it cannot be reached, or describes nothing that can be checked.
+    """
     client = Client(address)
     try:
         client.wait_ready(10)
@@ -70,13 +84,20 @@ class _Probe:
         self.client, self.d = client, description
         self.options: dict[str, Value] = typed_options({}, description)
         self.scale = int(min(description.scales))
-        step = max(1, description.sizes.multiple_of)
-        self.side = max(step * -(-max(1, description.sizes.minimum) // step), step)
+        self.step = max(1, description.sizes.multiple_of)
+        self.smallest = self.step * -(-max(1, description.sizes.minimum) // self.step)
+        if self.smallest > LARGEST_SIDE:
+            raise Incompatible(
+                f"the smallest image it takes has a side of {self.smallest}; {LARGEST_SIDE} can be tried"
+            )
+        most = min(SIDE, description.sizes.maximum or SIDE)
+        self.side = max(self.smallest, most // self.step * self.step)
         self.rng = np.random.default_rng(0)
 
     def checks(self) -> Iterator[tuple[str, Callable[[], str]]]:
         yield "describes itself the same way twice", self.stable_description
         yield "returns every size it lists", self.sizes
+        yield "takes as many images as it lists", self.full_batch
         yield "gives the same bytes for the same request", self.repeatable
         yield "keeps the batch rule", self.batch_rule
         yield "is as deterministic as it says", self.seeds
@@ -87,6 +108,9 @@ class _Probe:
     def image(self, side: int) -> Pixels:
         return self.rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
 
+    def batch(self, count: int) -> list[Item]:
+        return [Item(f"full-{i}", self.image(self.smallest), i) for i in range(count)]
+
     def ask(self, items: list[Item], scale: int | None = None) -> Reply:
         return self.client.upscale(items, scale or self.scale, self.options, DEADLINE)
 
@@ -94,11 +118,14 @@ class _Probe:
         return "" if self.client.describe() == self.d else "two Describe calls differ"
 
     def sizes(self) -> str:
-        step = max(1, self.d.sizes.multiple_of)
         for scale in self.d.scales:
-            for side in (self.side, self.side + step):
+            for side in (self.smallest, self.smallest + self.step):
                 if not self.d.sizes.maximum or side <= self.d.sizes.maximum:
                     self.ask([Item("size", self.image(side), 1)], scale)
+        return ""
+
+    def full_batch(self) -> str:
+        self.ask(self.batch(min(FULL, self.d.max_batch)))
         return ""
 
     def repeatable(self) -> str:
@@ -145,10 +172,14 @@ class _Probe:
             "an image of no size": lambda: self.ask([Item("a", np.zeros((0, 0, 3), np.uint8), 0)]),
             "too few bytes": self._short,
         }
+        if self.d.max_batch < MANY:
+            bad["more images than it lists"] = lambda: self.ask(self.batch(self.d.max_batch + 1))
         for what, call in bad.items():
             try:
                 call()
-            except BadRequest:
+            except BadRequest as error:
+                if not _names_fields(error):
+                    return f"{what}: refused without saying which field is wrong"
                 continue
             except BackendError as error:
                 return f"{what}: answered with {type(error).__name__}, not INVALID_ARGUMENT: {error}"
@@ -172,3 +203,12 @@ class _Probe:
             pass
         self.ask([item])
         return ""
+
+
+def _names_fields(error: BadRequest) -> bool:
+    """Whether a refusal carries google.rpc.BadRequest details."""
+    try:
+        status = rpc_status.from_call(cast("grpc.Call", error.__cause__))
+    except ValueError:
+        return False
+    return status is not None and any(d.Is(error_details_pb2.BadRequest.DESCRIPTOR) for d in status.details)

@@ -16,12 +16,12 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def make_target(image: Pixels, high: int) -> Pixels:
+def make_target(image: Pixels, high: int, kernel: str = "bicubic") -> Pixels:
     """The (high, high, 3) ground truth of a photo: its centre square, resized, rounded to 8 bit."""
     side = min(image.shape[:2])
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
     square = image[top : top + side, left : left + side]
-    return square if side == high else to_uint8(resize(square.astype(np.float64), high, high))
+    return square if side == high else to_uint8(resize(square.astype(np.float64), high, high, kernel))
 
 
 def make_input(target: Pixels, low: int) -> Pixels:

@@ -1,9 +1,10 @@
 """What will be run: the conditions of a suite, and which images each of them uses."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from backends.registry import ENTRIES
 from harness.datasets import Dataset, limit
 from harness.errors import ConfigError, one_line
 from harness.suite import Suite
@@ -66,12 +67,16 @@ def plan(suite: Suite, dataset: Dataset) -> list[Step]:
 
 @dataclass(frozen=True)
 class BackendSpec:
-    """A backend as the command line or a suite names it: `NAME[@ADDRESS][,option=value]...`."""
+    """A backend as the command line or a suite names it: `NAME[@ADDRESS][,option=value]...`.
+
+    `options` go with every request; `settings` are what a local backend needs when it starts.
+    """
 
     name: str
     address: str | None
     label: str
     options: dict[str, str]
+    settings: dict[str, str] = field(default_factory=dict)
 
 
 def parse_backend(text: str) -> BackendSpec:
@@ -93,4 +98,9 @@ def parse_backend(text: str) -> BackendSpec:
     label = options.pop("name", name)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,39}", label):
         raise ConfigError(f"backend {one_line(text, 80)!r}: a name is 1 to 40 letters, digits, dots, dashes or spaces")
-    return BackendSpec(name, address or None, label, options)
+    needed = ENTRIES[name].settings if name in ENTRIES and not address else ()
+    missing = [key for key in needed if key not in options]
+    if missing:
+        raise ConfigError(f"backend {name} needs {missing[0]}: write {name},{missing[0]}=VALUE")
+    settings = {key: options.pop(key) for key in needed}
+    return BackendSpec(name, address or None, label, options, settings)

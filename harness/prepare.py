@@ -3,7 +3,9 @@
 import hashlib
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from harness.datasets import Dataset, Record, dataset_hash
 from harness.degrade import gaussian_noise, make_input, make_target, seed_of
@@ -53,7 +55,7 @@ def _prepare_image(
         "error": "",
     }
     try:
-        target = folder.cached_image(folder.target(record.id), lambda: make_target(dataset.image(record), suite.high))
+        target = folder.cached_image(folder.target(record.id), lambda: _target(dataset, record, suite))
     except ImageError as error:
         return row | {"error": str(error)}
     clean = folder.cached_image(folder.input(CLEAN.folder, record.id), lambda: make_input(target, suite.low))
@@ -65,3 +67,7 @@ def _prepare_image(
             if not path.exists():
                 folder.write_image(path, gaussian_noise(clean, condition.sigma, seed))
     return row
+
+
+def _target(dataset: Dataset, record: Record, suite: Suite) -> NDArray[np.uint8]:
+    return make_target(dataset.image(record), suite.high, suite.target_kernel)

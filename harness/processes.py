@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,8 +23,9 @@ class LocalServer:
     The child watches the pipe to its stdin and ends when we do, however we do.
     """
 
-    def __init__(self, name: str, log: Path) -> None:
+    def __init__(self, name: str, log: Path, settings: Mapping[str, str] | None = None) -> None:
         self.name, self.log = name, log
+        self.settings = [f"--set={key}={value}" for key, value in (settings or {}).items()]
         self.address = ""
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -39,7 +41,16 @@ class LocalServer:
         with tempfile.TemporaryDirectory() as folder, self.log.open("ab") as log:
             handshake = Path(folder) / "address"
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "backends.serve", self.name, "--handshake", str(handshake)],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "backends.serve",
+                    self.name,
+                    "--handshake",
+                    str(handshake),
+                    *self.settings,
+                ],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

@@ -29,6 +29,12 @@ def lanczos3(x: Float) -> Float:
     return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
 
 
+def triangle(x: Float) -> Float:
+    """Linear interpolation, support [-1, 1]; used only where published outputs were compared that way."""
+    weight: Float = np.maximum(0.0, 1 - np.abs(x))
+    return weight
+
+
 def box(x: Float) -> Float:
     """Box kernel, support [-0.5, 0.5): the mean of the covered pixels when shrinking."""
     return np.where((x >= -0.5) & (x < 0.5), 1.0, 0.0)
@@ -37,6 +43,7 @@ def box(x: Float) -> Float:
 KERNELS: dict[str, tuple[Callable[[Float], Float], float]] = {
     "bicubic": (cubic, 2.0),
     "lanczos": (lanczos3, 3.0),
+    "bilinear": (triangle, 1.0),
     "box": (box, 0.5),
 }
 

@@ -40,7 +40,7 @@ class Session:
 
     def __init__(self, spec: BackendSpec, suite: Suite, log: Path) -> None:
         self.spec, self.suite = spec, suite
-        self.server = None if spec.address else LocalServer(spec.name, log)
+        self.server = None if spec.address else LocalServer(spec.name, log, spec.settings)
         self.client: Client | None = None
         self.options: dict[str, Value] = {}
         self.cold_start_s = float("nan")

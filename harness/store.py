@@ -17,7 +17,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,8 @@ def write_atomic(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         partial.rename(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         if error.errno == errno.ENOSPC:
             raise StoreError(f"{path}: no space left on the disk; free some and run the same command again") from error
         raise StoreError(f"{path}: cannot be written: {one_line(error.strerror or str(error))}") from error
@@ -127,10 +128,12 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            record: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            record = json.loads(path.read_text())
+        except (OSError, ValueError, RecursionError) as error:
             raise StoreError(f"{path}: is not a run record; choose another --output") from error
-        if record.get("schema") != SCHEMA:
+        if not isinstance(record, dict) or "schema" not in record:
+            raise StoreError(f"{path}: is not a run record; choose another --output")
+        if record["schema"] != SCHEMA:
             raise StoreError(f"{path}: was written by another version of the harness; choose another --output")
         return record
 
@@ -157,7 +160,7 @@ class RunFolder:
     def rows(self) -> pd.DataFrame:
         """All rows of this run."""
         parts = [pd.read_parquet(p) for p in (*self._parts("part"), *self._parts("failed"))]
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
 
     def _parts(self, prefix: str) -> list[Path]:
         return sorted((self.path / "rows").glob(f"{prefix}-*.parquet"))

@@ -5,7 +5,7 @@ import hashlib
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -53,7 +53,10 @@ class Speed(_Strict):
 
 
 class Suite(_Strict):
-    """What to measure. `low` and `high` are the sides of input and output in pixels."""
+    """What to measure. `low` and `high` are the sides of input and output in pixels.
+
+    `target_kernel` makes the ground truth from a photo; another than bicubic only to repeat published comparisons.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9-]{1,40}$")
     title: str = Field(max_length=120)
@@ -61,6 +64,7 @@ class Suite(_Strict):
     backends: tuple[str, ...] = ()
     low: int = Field(ge=1, le=4096)
     high: int = Field(ge=1, le=16384)
+    target_kernel: Literal["bicubic", "bilinear"] = "bicubic"
     seed: int = Field(default=0, ge=0, lt=2**63)
     batch: int = Field(default=16, ge=1)
     deadline_s: float = Field(default=120, gt=0)

@@ -13,7 +13,7 @@ TIMES = ("end_to_end_s", "compute_s", "transport_s")
 
 
 def time_backend(session: Session, items: list[Item], speed: Speed) -> list[Row]:
-    """Rows of a timed pass over `speed.images` requests; the items repeat if they are fewer.
+    """Rows of a timed pass over `speed.images` requests; the items repeat if they are fewer (none: no rows).
 
     Single requests give `end_to_end_s`, `compute_s` and `transport_s` for each image; full batches give the
     same for each request, prefixed `batch_`. `other_load` is the processor time, in cores, that others used
@@ -22,8 +22,10 @@ def time_backend(session: Session, items: list[Item], speed: Speed) -> list[Row]
     Raises:
         BackendError: a call failed.
     """
-    repeated = [(items * speed.images)[i] for i in range(speed.images)]
-    requests = [Item(f"{i:05d} {item.id}"[:200], item.image, item.seed) for i, item in enumerate(repeated)]
+    if not items:
+        return []
+    repeated = [items[i % len(items)] for i in range(speed.images)]
+    requests = [_numbered(item, i // len(items)) for i, item in enumerate(repeated)]
     size = min(speed.batch, session.description.max_batch, len(requests))
     session.timed(requests[: speed.warm_up], 1)
     single = session.timed(requests, 1)
@@ -41,6 +43,11 @@ def time_backend(session: Session, items: list[Item], speed: Speed) -> list[Row]
     rows.append({"metric": "batch_size", "value": size})
     rows.append({"metric": "other_load", "value": max(single.other_load, batched.other_load), "unit": "cores"})
     return rows
+
+
+def _numbered(item: Item, repetition: int) -> Item:
+    """The item under an id of its own: a request holds no id twice."""
+    return Item(f"{item.id}#{repetition}", item.image, item.seed) if repetition else item
 
 
 def is_timed(rows: pd.DataFrame, identity: dict[str, Any]) -> bool:

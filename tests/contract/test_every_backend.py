@@ -9,7 +9,7 @@ from harness.client import Client
 from harness.contract import check_address
 
 
-@pytest.mark.parametrize("name", sorted(ENTRIES))
+@pytest.mark.parametrize("name", sorted(name for name, entry in ENTRIES.items() if not entry.settings))
 def test_backend_keeps_the_contract(name: str, serve: Callable[[str], Client]) -> None:
     """No check of the contract kit finds anything wrong."""
     results = check_address(serve(name).address)
