@@ -3,19 +3,23 @@
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 import harness.resize
 from backends.base import Batch, Description, Option, Progress, code_digest
 from backends.sr3 import diffusion, unet
+from harness.errors import one_line
 from harness.resize import resize_matrix
 
 WEIGHTS = Path(__file__).parent.parent / "weights" / "sr3-16-64.safetensors"
+MAX_BYTES = 200_000_000  # of a weights file
+LARGEST = {"c_in": 64, "channels": 1024, "multipliers": 64, "blocks": 16, "patch": 16, "labels": 1024}
 
 
 class SR3:
@@ -76,17 +80,37 @@ def load_network(path: Path) -> tuple[unet.UNet, dict[str, str]]:
     """The U-Net of a weights file, its parameters as float32, and the file's metadata.
 
     Raises:
-        ValueError: the file is not a whole set of weights for the network that its metadata describes.
+        ValueError: one line; the file is missing, larger than `MAX_BYTES`, or not a whole set of weights for the
+            network that its metadata describes.
     """
+    try:
+        tensors, metadata = _read(path)
+        with torch.device("meta"):  # no memory before the file's shapes are known to fit
+            network = unet.UNet(**_sizes(metadata["network"]))
+        network.load_state_dict(tensors, assign=True)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path.name}: not the weights of this network: {one_line(str(error))}") from error
+    return network.eval().to(memory_format=torch.channels_last), metadata
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES // 1_000_000} MB")
     with safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata() or {})
-        tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict
-    try:
-        network = unet.UNet(**json.loads(metadata["network"]))
-        network.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path.name}: not the weights of this network: {error}") from error
-    return network.eval().to(memory_format=torch.channels_last), metadata
+        return {name: file.get_tensor(name).float() for name in file.keys()}, metadata  # noqa: SIM118 - not a dict
+
+
+def _sizes(text: str) -> dict[str, Any]:
+    """The arguments of `UNet` from a file's metadata, each within `LARGEST`."""
+    sizes = json.loads(text)
+    if not isinstance(sizes, dict):
+        raise TypeError("the network's sizes are no JSON object")
+    for name, value in sizes.items():
+        numbers = value if isinstance(value, list) and len(value) <= 8 else [value]
+        if not all(type(n) is int and (name == "labels" or n > 0) and 0 <= n <= LARGEST[name] for n in numbers):
+            raise ValueError(f"{name}: not within 1 and {LARGEST[name]}")
+    return sizes
 
 
 def enlarge(images: NDArray[np.uint8], scale: int) -> Tensor:

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from backends.training.config import ConfigError, load_config
+from harness.errors import one_line
 
 
 def main() -> int:
@@ -16,6 +17,9 @@ def main() -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    from pyarrow import ArrowException
+    from safetensors import SafetensorError
+
     from backends.training.card import export
     from backends.training.loop import Trainer
 
@@ -24,9 +28,12 @@ def main() -> int:
         trainer = Trainer(config, folder)
         trainer.train()
         print(f"weights: {export(config, trainer.task.metadata())}")
-    except FileNotFoundError as error:
+    except (ConfigError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (OSError, SafetensorError, ArrowException) as error:
+        print(f"error: {one_line(str(error))}; the same command continues from {folder}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"stopped; the same command continues from {folder}", file=sys.stderr)
         return 130

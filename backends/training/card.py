@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from backends.training.config import ConfigError, TrainingConfig, load_config
+from harness.errors import one_line
 
 WEIGHTS = Path("backends/weights")
 TEXTS = Path(__file__).parent / "cards"
@@ -25,7 +26,7 @@ def export(config: TrainingConfig, metadata: dict[str, str]) -> Path:
     sizes = {**config.network.model_dump(), "c_in": 6 if config.task == "sr3" else 3}
     if config.task == "portraits":
         sizes["labels"] = 9
-    WEIGHTS.mkdir(exist_ok=True)
+    WEIGHTS.mkdir(parents=True, exist_ok=True)
     path = WEIGHTS / f"{config.name}.safetensors"
     partial = path.with_suffix(".part")
     save_file({k: v.contiguous() for k, v in average.items()}, partial, {**metadata, "network": json.dumps(sizes)})
@@ -34,29 +35,41 @@ def export(config: TrainingConfig, metadata: dict[str, str]) -> Path:
 
 
 def write_card(config: TrainingConfig, run: Path | None) -> Path:
-    """Write the model card from its text, the training log and a run's tables; returns the path."""
-    log = [json.loads(line) for line in (Path("runs/training") / config.name / "log.jsonl").read_text().splitlines()]
+    """Write the model card from its text, the training log and a run's tables; returns the path.
+
+    Raises:
+        ConfigError: the training log is empty or damaged.
+        OSError: a file is missing or cannot be written.
+    """
+    log = _read_log(Path("runs/training") / config.name / "log.jsonl")
     weights = WEIGHTS / f"{config.name}.safetensors"
-    parts = [(TEXTS / f"{config.name}.md").read_text(), "## Training\n", _training(config, log, weights)]
+    text = (TEXTS / f"{config.name}.md").read_text(encoding="utf-8")
+    parts = [text, "## Training\n", _training(config, log, weights)]
     if run is not None:
         parts += ["\n## Measured\n", _measured(run)]
     path = WEIGHTS / f"{config.name}.md"
-    path.write_text("\n".join(parts))
+    path.write_text("\n".join(parts), encoding="utf-8")
     return path
+
+
+def _read_log(path: Path) -> list[dict[str, float]]:
+    """The log's rows by step; of a step that was repeated after an interruption, the later row."""
+    try:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        by_step = {row["step"]: row for row in rows}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: not a training log: {one_line(str(error))}") from error
+    if not by_step:
+        raise ConfigError(f"{path}: the training has not logged a step yet")
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def _training(config: TrainingConfig, log: list[dict[str, float]], weights: Path) -> str:
     last = log[-1]
     parameters = sum(t.numel() for t in load_file(weights).values())
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607 - git is found on the path
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
     rows = [
         ("command", f"`python -m backends.training backends/training/configs/{config.name}.yaml`"),
-        ("git revision of the code", commit or "unknown"),
+        ("git revision of the code", _revision()),
         ("data", f"`{config.train}` (validation `{config.validation}`; the test split was not used)"),
         ("parameters", f"{parameters:,}, {weights.stat().st_size / 1e6:.1f} MB as fp16"),
         ("images seen", f"{int(last['images']):,} in {config.steps:,} steps of {config.batch}"),
@@ -70,15 +83,29 @@ def _training(config: TrainingConfig, log: list[dict[str, float]], weights: Path
     return "\n".join(lines) + "\n"
 
 
+def _revision() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
 def _measured(run: Path) -> str:
     record = json.loads((run / "run.json").read_text())
     summary = pd.read_parquet(run / "tables" / "summary.parquet")
-    lines = [f"`{record['command']}`: {record['dataset']['images']} images of `{record['dataset']['spec']}`.", ""]
+    command, data = _cell(record["command"]), record["dataset"]
+    lines = [f"`{command}`: {data['images']} images of `{_cell(data['spec'])}`.", ""]
     lines += ["| backend | metric | n | mean | 95 % interval |", "| --- | --- | --- | --- | --- |"]
     for row in summary.to_dict("records"):
         interval = f"{row['low']:.4g} to {row['high']:.4g}"
-        lines.append(f"| {row['backend']} | {row['metric']} | {row['n']} | {row['mean']:.4g} | {interval} |")
+        lines.append(f"| {_cell(row['backend'])} | {row['metric']} | {row['n']} | {row['mean']:.4g} | {interval} |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Text from a run as it may stand in a Markdown table or between backticks."""
+    return one_line(text).replace("`", "'").replace("|", "\\|").replace("<", "&lt;")
 
 
 def main() -> int:
@@ -89,7 +116,7 @@ def main() -> int:
     try:
         config = load_config(Path(sys.argv[1]))
         print(write_card(config, Path(sys.argv[2]) if len(sys.argv) == 3 else None))
-    except (ConfigError, FileNotFoundError) as error:
+    except (ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

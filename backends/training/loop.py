@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from backends.training.config import TrainingConfig
+from backends.training.config import ConfigError, TrainingConfig
 from backends.training.data import batches
 from backends.training.tasks import TASKS, Task
+from harness.errors import one_line
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
@@ -26,12 +28,21 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 
 class Trainer:
-    """One training run in the folder `runs/training/NAME`: `train()` continues where the last one stopped."""
+    """One training run in the folder `runs/training/NAME`: `train()` continues where the last one stopped.
+
+    Raises:
+        ConfigError: the images are fewer than a batch, or the folder's checkpoint is damaged or of another network.
+        FileNotFoundError: the data set is not there.
+    """
 
     def __init__(self, config: TrainingConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
         torch.manual_seed(config.seed)
         self.task: Task = TASKS[config.task](config)
+        if self.task.count < config.batch:
+            raise ConfigError(
+                f"{config.name}: batch: {config.batch} is more than the {self.task.count} training images"
+            )
         self.network = self.task.network.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(requires_grad=False)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=config.learning_rate, weight_decay=1e-3)
@@ -101,6 +112,16 @@ class Trainer:
         path = self.folder / "checkpoint.safetensors"
         if not path.exists():
             return
+        try:
+            self._load(path)
+        except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
+            reason = one_line(str(error))
+            raise ConfigError(
+                f"{path} is damaged or of another network: move it away to start anew ({reason})"
+            ) from error
+        print(f"{self.config.name}: resuming at step {self.step}", flush=True)
+
+    def _load(self, path: Path) -> None:
         tensors = load_file(path)
         for part, module in (("network", self.network), ("average", self.average)):
             module.load_state_dict({k[len(part) + 1 :]: v for k, v in tensors.items() if k.startswith(part + ".")})
@@ -112,7 +133,6 @@ class Trainer:
         self.optimizer.load_state_dict(state)
         meta = read_metadata(path)
         self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
-        print(f"{self.config.name}: resuming at step {self.step}", flush=True)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -1,0 +1,391 @@
+"""SR3: the diffusion's equations and samplers, the network, weights files, and what the shipped model is worth."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from backends.base import Batch, Cancelled
+from backends.interpolation import Bicubic
+from backends.sr3 import diffusion
+from backends.sr3.backend import MAX_BYTES, SR3, enlarge, load_network
+from backends.sr3.unet import NoiseLevel, UNet
+from harness.datasets import limit, open_dataset
+from harness.degrade import make_input, make_target
+from harness.metrics import score
+from harness.resize import resize, to_uint8
+from protos.values import Value
+
+Images = NDArray[np.uint8]
+SIZES = {"c_in": 6, "channels": 8, "multipliers": [1, 2], "blocks": 1, "patch": 2}
+MEAN, STD = 0.3, 0.5
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """On tensors this small, threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def ignore(*_: object) -> None:
+    """Progress that nobody watches."""
+
+
+def normal(seed: int, *shape: int) -> Tensor:
+    """Standard normal noise."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# Equations
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1e-4, 0.3, 0.999, 1.0])
+def test_v_gives_back_the_image_and_the_noise(gamma: float) -> None:
+    """(y_0, eps) -> (y_t, v) and `from_v` are inverse of each other at every noise level, the ends included."""
+    y0, eps = normal(0, 2, 3, 4, 4), normal(1, 2, 3, 4, 4)
+    level = torch.full((2,), gamma)
+    y_t, v = diffusion.diffuse(y0, eps, level), diffusion.v_target(y0, eps, level)
+    again = diffusion.from_v(y_t, v, level)
+    torch.testing.assert_close(again, (y0, eps), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(diffusion.diffuse(*again, level), y_t, atol=1e-5, rtol=1e-5)
+
+
+def test_each_image_has_its_own_noise_level() -> None:
+    """Eq. 4 with gamma = 1 is the image, with gamma = 0 the noise, side by side in one batch."""
+    y0, eps = normal(0, 2, 3, 4, 4), normal(1, 2, 3, 4, 4)
+    y_t = diffusion.diffuse(y0, eps, torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(y_t, torch.stack([y0[0], eps[1]]))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 8, 1000])
+def test_gammas_ascend_from_exactly_0_to_exactly_1(steps: int) -> None:
+    """The schedule has no signal at its start and no noise at its end, whatever the number of steps."""
+    levels = diffusion.gammas(steps)
+    assert len(levels) == steps + 1
+    assert (levels[0], levels[-1]) == (0.0, 1.0)
+    assert all(np.diff(levels) > 0)
+
+
+def test_training_and_sampling_use_the_same_schedule() -> None:
+    """`gammas` are the values of `cosine_gamma` at equally spaced times."""
+    expected = diffusion.cosine_gamma(torch.linspace(1, 0, 9, dtype=torch.float64))
+    np.testing.assert_allclose(diffusion.gammas(8), expected, atol=1e-12)
+
+
+# Samplers, with the exact denoiser of pixels from N(MEAN, STD^2)
+
+
+def exact(y: Tensor, gamma: Tensor) -> Tensor:
+    """E[v | y_t]: the v that a perfect network predicts."""
+    g = gamma[:, None, None, None]
+    surprise = (y - g.sqrt() * MEAN) / (g * STD**2 + 1 - g)
+    return diffusion.v_target(MEAN + g.sqrt() * STD**2 * surprise, (1 - g).sqrt() * surprise, gamma)
+
+
+def sample(sampler: str, steps: int) -> Tensor:
+    """24 576 values drawn by a sampler."""
+    y = normal(0, 2, 3, 64, 64)
+    if sampler == "ddim":
+        return diffusion.ddim(exact, y, steps, ignore)
+    rng = torch.Generator().manual_seed(1)
+    return diffusion.ancestral(exact, y, steps, ignore, lambda: torch.randn(y.shape, generator=rng))
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
+def test_many_steps_draw_from_the_data_distribution(sampler: str) -> None:
+    """Mean and standard deviation are the data's, and more steps come nearer than few."""
+    many, few = sample(sampler, 400), sample(sampler, 4)
+    assert float(many.mean()) == pytest.approx(MEAN, abs=0.01)
+    assert float(many.std()) == pytest.approx(STD, rel=0.015)
+    assert abs(float(many.std()) - STD) < abs(float(few.std()) - STD)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
+def test_one_step_gives_the_posterior_mean(sampler: str) -> None:
+    """From pure noise, which tells nothing, a single step answers the mean of the data."""
+    torch.testing.assert_close(sample(sampler, 1), torch.full((2, 3, 64, 64), MEAN))
+
+
+def test_ancestral_noise_has_variance_one_minus_alpha() -> None:
+    """Eq. 11 step by step, against its written form, for a network that predicts v = 0."""
+    seen: list[Tensor] = []
+
+    def nothing(y: Tensor, _: Tensor) -> Tensor:
+        seen.append(y)
+        return torch.zeros_like(y)
+
+    draws = [normal(seed, 1, 1, 2, 2) for seed in (1, 2)]
+    diffusion.ancestral(nothing, normal(0, 1, 1, 2, 2), 3, ignore, iter(draws).__next__)
+    _, g1, g2, _ = diffusion.gammas(3)
+    alpha, eps = g1 / g2, math.sqrt(1 - g1) * seen[1]
+    mean = (seen[1] - (1 - alpha) / math.sqrt(1 - g1) * eps) / math.sqrt(alpha)
+    torch.testing.assert_close(seen[1], math.sqrt(1 - g1) * draws[0])
+    torch.testing.assert_close(seen[2], mean + math.sqrt(1 - alpha) * draws[1])
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
+def test_each_step_is_reported_and_may_cancel(sampler: str) -> None:
+    """A sampler counts its steps and stops where the caller raises."""
+    done = []
+
+    def leave(count: int) -> None:
+        done.append(count)
+        if count == 2:
+            raise Cancelled
+
+    y = normal(0, 1, 3, 4, 4)
+    draw = diffusion.ddim if sampler == "ddim" else partial(diffusion.ancestral, noise=lambda: y)
+    with pytest.raises(Cancelled):
+        draw(exact, y, 5, leave)
+    assert done == [1, 2]
+
+
+# Network
+
+
+@torch.inference_mode()
+def test_the_embedding_tells_noise_levels_apart() -> None:
+    """Different gammas give different embeddings, finite at both ends."""
+    torch.manual_seed(0)
+    gamma = torch.tensor([0.0, 0.001, 0.2, 0.21, 0.5, 0.999, 1.0])
+    embedded = NoiseLevel(16)(gamma)
+    assert embedded.isfinite().all()
+    distances = torch.cdist(embedded, embedded) + torch.eye(len(gamma))
+    assert float(distances.min()) > 1e-3
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_multiple_is_what_the_network_needs(levels: int) -> None:
+    """Height and width may be any multiples of `UNet.multiple`; between two of them no size passes."""
+    network = UNet(channels=16, multipliers=(1,) * levels, blocks=1, patch=2)
+    step = network.multiple
+    assert step == 2**levels
+    gamma = torch.tensor([0.5])
+    for height, width in [(step, step), (2 * step, 3 * step)]:
+        assert network(torch.zeros(1, 6, height, width), gamma).shape == (1, 3, height, width)
+    with pytest.raises(RuntimeError):
+        network(torch.zeros(1, 6, 3 * step // 2, step), gamma)
+
+
+@pytest.mark.parametrize(("height", "width", "scale"), [(16, 16, 4), (5, 9, 2), (1, 1, 4)])
+def test_enlarge_is_the_one_resize(height: int, width: int, scale: int) -> None:
+    """The network's condition is `harness.resize.resize` of the input, on -1..1 instead of 0..255."""
+    images = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    expected = resize(images.astype(np.float64), height * scale, width * scale) / 127.5 - 1
+    np.testing.assert_allclose(enlarge(images, scale).permute(0, 2, 3, 1), expected, atol=1e-6)
+
+
+# Weights files
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A file of weights for a tiny network, half precision as shipped."""
+    torch.manual_seed(0)
+    network = UNet(c_in=6, channels=8, multipliers=(1, 2), blocks=1, patch=2)
+    path = tmp_path / "tiny.safetensors"
+    save_file({k: v.half() for k, v in network.state_dict().items()}, path, {"network": json.dumps(SIZES), "std": "1"})
+    return path
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Tensor]], object], network: str = json.dumps(SIZES)) -> None:
+    """Write a weights file anew with its tensors changed, or other sizes."""
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, {"network": network})
+
+
+def refusal(path: Path) -> str:
+    """The message of the ValueError that loading raises: one line that begins with the file's name."""
+    with pytest.raises(ValueError, match=f"^{path.name}: ") as caught:
+        load_network(path)
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) < 400
+    return message
+
+
+def test_a_weights_file_loads_as_float32(weights: Path) -> None:
+    """The network is complete, in float32, ready to run, and its metadata come with it."""
+    network, metadata = load_network(weights)
+    assert metadata["std"] == "1"
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    assert not network.training
+    stored = load_file(weights)
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, stored[name].float(), atol=0, rtol=0)
+    assert network(torch.zeros(1, 6, 8, 8), torch.tensor([0.5])).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda t: t.pop("exit.weight"), "exit.weight"),
+        (lambda t: t.update({"more": torch.zeros(1)}), "more"),
+        (lambda t: t.update({"exit.bias": torch.zeros(13)}), "exit.bias"),
+    ],
+    ids=["missing", "unexpected", "shape"],
+)
+def test_tensors_that_do_not_fit_are_refused(
+    weights: Path, change: Callable[[dict[str, Tensor]], object], named: str
+) -> None:
+    """A missing, unexpected or misshapen tensor is named."""
+    rewrite(weights, change)
+    assert named in refusal(weights)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        "",
+        "[1, 2",
+        "[]",
+        "null",
+        "[" * 100_000,
+        '{"channels": "8"}',
+        '{"channels": true}',
+        '{"channels": 9}',
+        '{"channels": 0}',
+        '{"channels": 1e999}',
+        '{"channels": [8]}',
+        '{"channels": 800000000}',
+        '{"blocks": 1000000000}',
+        '{"multipliers": [1, -1]}',
+        '{"multipliers": []}',
+        '{"patch": -2}',
+        '{"labels": -1}',
+        '{"colour\\n\\u001b[31m": 1}',
+        '{"blocks": 16, "multipliers": [64, 64, 64, 64, 64, 64, 64, 64], "channels": 1024}',
+    ],
+)
+def test_hostile_sizes_are_refused(weights: Path, network: str) -> None:
+    """Whatever the metadata say, the answer is one line, and no memory is taken for networks the file does not hold."""
+    rewrite(weights, ignore, network)
+    refusal(weights)
+
+
+def test_a_file_without_metadata_is_refused(weights: Path) -> None:
+    """Tensors alone do not say which network they are for."""
+    save_file(load_file(weights), weights)
+    assert "network" in refusal(weights)
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", b"\xff" * 64, (2**62).to_bytes(8, "little") + b"{}"])
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    """A file that is not safetensors gets one line."""
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(content)
+    refusal(path)
+
+
+def test_a_truncated_file_is_refused(weights: Path) -> None:
+    """Half a download is no set of weights."""
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    refusal(weights)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    """What cannot be opened gets one line as well."""
+    refusal(tmp_path / "absent.safetensors")
+    refusal(tmp_path)
+
+
+def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
+    """The limit holds before anything is read."""
+    path = tmp_path / "huge.safetensors"
+    with path.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    assert "200 MB" in refusal(path)
+
+
+# The shipped model
+
+
+@pytest.fixture(scope="module")
+def model() -> SR3:
+    """The backend with its shipped weights."""
+    return SR3()
+
+
+@pytest.fixture(scope="module")
+def faces(data_root: Path) -> Images:
+    """24 validation faces of 64 x 64 pixels, balanced over race and gender; the model was not trained on them."""
+    dataset = limit(open_dataset(f"utkface:{data_root / 'utkface'}#validation"), 24)
+    return np.stack([make_target(dataset.image(record), 64) for record in dataset.records])
+
+
+def request(images: Images, seeds: range | None = None, **options: str | int) -> Batch:
+    """A request with the default options."""
+    n = len(images)
+    settings: dict[str, Value] = {"steps": 8, "sampler": "ddim", **options}
+    return Batch(images, 4, ids=("x",) * n, seeds=tuple(seeds or range(n)), options=settings)
+
+
+def noise_images(n: int) -> Images:
+    """Inputs of no meaning."""
+    return np.random.default_rng(0).integers(0, 256, (n, 16, 16, 3), dtype=np.uint8)
+
+
+def test_faces_come_out_better_than_bicubic(model: SR3, faces: Images) -> None:
+    """The default sampler beats bicubic in mean PSNR and keeps to the input as the paper's model does."""
+    inputs = np.stack([make_input(face, 16) for face in faces])
+    ours, theirs = (
+        to_uint8(np.asarray(backend.upscale(request(inputs), ignore), dtype=np.float64))
+        for backend in (model, Bicubic())
+    )
+    gain = score("psnr", ours, faces, inputs, 4) - score("psnr", theirs, faces, inputs, 4)
+    assert gain.mean() > 0.3
+    assert score("lr_mse", ours, None, inputs, 4).mean() < 5e-5
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
+def test_a_seed_gives_the_same_bytes_and_another_seed_others(model: SR3, sampler: str) -> None:
+    """All randomness comes from the request's seeds."""
+    images = noise_images(2)
+    first, again, other = (
+        model.upscale(request(images, seeds, steps=3, sampler=sampler), ignore)
+        for seeds in (range(2), range(2), range(7, 9))
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).mean() > 0.5
+
+
+def test_an_image_is_the_same_alone_and_in_a_batch(model: SR3) -> None:
+    """The neighbours in a batch do not matter, beyond rounding."""
+    images = noise_images(3)
+    together = model.upscale(request(images, steps=3), ignore)
+    alone = [model.upscale(request(images[i : i + 1], range(i, i + 1), steps=3), ignore)[0] for i in range(3)]
+    np.testing.assert_allclose(together, alone, atol=0.1)
+
+
+def test_progress_counts_network_evaluations(model: SR3) -> None:
+    """The caller hears of each step."""
+    calls: list[tuple[int, int]] = []
+    model.upscale(request(noise_images(1), steps=2), lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 2), (2, 2)]
+
+
+def test_every_size_that_the_description_allows_passes(model: SR3) -> None:
+    """Larger inputs need only be multiples of what the description says."""
+    low, step = model.description.minimum, model.description.multiple_of
+    images = np.zeros((1, low + step, low + 2 * step, 3), dtype=np.uint8)
+    assert model.upscale(request(images, steps=1), ignore).shape == (1, 4 * (low + step), 4 * (low + 2 * step), 3)
+
+
+@torch.inference_mode()
+def test_the_shipped_network_looks_at_the_noise_level(model: SR3) -> None:
+    """The same pixels at another gamma give another prediction."""
+    x = normal(0, 1, 6, 64, 64)
+    low, high = (model.network(x, torch.tensor([gamma])) for gamma in (0.1, 0.9))
+    assert float((low - high).abs().mean()) > 0.05

@@ -1,0 +1,532 @@
+"""The training kit: configs, order of the data, resumption, what a failure leaves behind, weights and cards."""
+
+import errno
+import io
+import itertools
+import json
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from backends.sr3.backend import enlarge, load_network
+from backends.training import __main__ as command
+from backends.training import card
+from backends.training.config import ConfigError, TrainingConfig, load_config
+from backends.training.data import batches, label_vectors, load_images
+from backends.training.loop import Trainer, learning_rate
+from backends.training.portraits import nearest
+from backends.training.tasks import SR3Task, stratified_t, to_model
+from harness.resize import resize, to_uint8
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = {
+    "name": "tiny",
+    "task": "sr3",
+    "train": "faces#train",
+    "validation": "faces#validation",
+    "low": 4,
+    "high": 16,
+    "network": {"channels": 8, "multipliers": [1, 2], "blocks": 1, "patch": 2},
+    "steps": 6,
+    "batch": 4,
+    "warmup": 2,
+    "checkpoint_every": 3,
+}
+
+
+def config(**changes: object) -> TrainingConfig:
+    """A training of seconds."""
+    return TrainingConfig.model_validate(TINY | changes)
+
+
+def write_config(folder: Path, **changes: object) -> Path:
+    """The same as a file."""
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY | changes))
+    return path
+
+
+def write_faces(folder: Path, split: str, count: int) -> None:
+    """A parquet file of smooth pictures, some wider than high, with labels."""
+    rng = np.random.default_rng(count)
+    rows = []
+    for i in range(count):
+        picture = to_uint8(resize(rng.uniform(0, 255, (4, 4, 3)), 20, 20 + i % 3))
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, "PNG")
+        image = {"bytes": buffer.getvalue(), "path": None}
+        rows.append({"image": image, "age": 20 + i, "gender": ("male", "female")[i % 2], "race": "asian"})
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}-00000-of-00001.parquet")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, and ten pictures to train on beside it."""
+    write_faces(tmp_path / "data" / "faces", "train", 10)
+    write_faces(tmp_path / "data" / "faces", "validation", 3)
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "data"))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return work
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """On tensors this small, threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def train(config: TrainingConfig) -> Trainer:
+    """Train, or continue, in the folder that the command uses."""
+    trainer = Trainer(config, Path("runs/training") / config.name)
+    trainer.train()
+    return trainer
+
+
+def checkpoint() -> dict[str, Tensor]:
+    """The tensors of the tiny training's checkpoint."""
+    return load_file("runs/training/tiny/checkpoint.safetensors")
+
+
+def logged_steps() -> list[int]:
+    """The steps in the tiny training's log."""
+    return [json.loads(line)["step"] for line in Path("runs/training/tiny/log.jsonl").read_text().splitlines()]
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, main: Callable[[], int], *arguments: object) -> int:
+    """A command line in this process."""
+    monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+    return main()
+
+
+# Configs
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "backends/training/configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_configs_are_valid(path: Path) -> None:
+    """Every config of the repository loads and is named after its file."""
+    assert load_config(path).name == path.stem
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"steps": "many"}, "steps"),
+        ({"task": "gan"}, "task"),
+        ({"name": "../x"}, "name"),
+        ({"ema": 1.0}, "ema"),
+        ({"learning_rate": math.nan}, "learning_rate"),
+        ({"learning_rate": math.inf}, "learning_rate"),
+        ({"learnig_rate": 1.0}, "learnig_rate"),
+        ({"network": {"channels": 9}}, "network.channels"),
+        ({"network": {"multipliers": []}}, "network.multipliers"),
+        ({"network": {"multipliers": [1, 0]}}, "network.multipliers.1"),
+        ({"high": 18}, "high must be a multiple of 4"),
+        ({"low": 5}, "high must be a multiple of low"),
+        ({"more\n\x1b[31m" + "x" * 1000: 1}, "Extra inputs"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_file(tmp_path: Path, changes: dict[str, object], named: str) -> None:
+    """The message is one line: the file, the field, what is wrong."""
+    path = write_config(tmp_path, **changes)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert named in message
+    assert message.isprintable()
+    assert len(message) < len(str(path)) + 400
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[1, 2]", b"steps: [", b"\xff\xfe\x00", b"a: 2024-13-99", b"[" * 100_000, b"!!python/object:os.x {}"],
+)
+def test_a_file_that_is_no_config_gets_one_line(tmp_path: Path, content: bytes) -> None:
+    """Empty, broken, binary or hostile files are refused with the file's name."""
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).isprintable()
+
+
+# Learning rate and order
+
+
+def test_learning_rate_warms_up_and_ends_at_its_final_value() -> None:
+    """Linear to the first value within `warmup` steps, then falling to the final one and staying there."""
+    c = config(steps=100, warmup=10, learning_rate=1e-3, final_learning_rate=1e-5)
+    rates = [learning_rate(c, step) for step in range(101)]
+    np.testing.assert_allclose(rates[:10], np.arange(1, 11) * 1e-4)
+    assert rates[10] == pytest.approx(1e-3)
+    assert all(np.diff(rates[10:]) < 0)
+    assert rates[55] == pytest.approx((1e-3 + 1e-5) / 2)
+    assert rates[100] == pytest.approx(1e-5)
+    assert learning_rate(c, 1000) == pytest.approx(1e-5)
+
+
+def take(count: int, first: int = 0, seed: int = 0) -> list[tuple[int, list[int]]]:
+    """Some (step, indices) over 11 images in batches of 3, three batches an epoch."""
+    drawn = itertools.islice(batches(11, 3, seed, first), count)
+    return [(step, indices.tolist()) for step, indices in drawn]
+
+
+@pytest.mark.parametrize("first", range(8))
+def test_the_order_can_be_taken_up_at_any_step(first: int) -> None:
+    """From any step on the order is the one of an uninterrupted training."""
+    assert take(5, first) == take(13)[first : first + 5]
+
+
+def test_each_epoch_is_another_permutation() -> None:
+    """No image twice in an epoch, all images over the epochs, and seeds and epochs differ in order."""
+    epochs = [[i for _, indices in take(3, first=3 * e) for i in indices] for e in range(12)]
+    assert all(len(set(epoch)) == 9 for epoch in epochs)
+    assert {i for epoch in epochs for i in epoch} == set(range(11))
+    assert len({tuple(epoch) for epoch in epochs}) == 12
+    assert take(3) != take(3, seed=1)
+
+
+def test_noise_levels_cover_the_whole_range() -> None:
+    """One time in each of `count` equal strata, in mixed order."""
+    t = stratified_t(32, torch.Generator().manual_seed(0))
+    assert sorted((t * 32).floor().tolist()) == list(range(32))
+    assert t.tolist() != sorted(t.tolist())
+
+
+# Data and task
+
+
+@pytest.mark.usefixtures("folder")
+def test_training_sees_what_the_backend_will_see() -> None:
+    """The task's low-resolution images and enlarged conditions are those of the server's resize and rounding."""
+    task = SR3Task(config())
+    low = task.resizer.down(to_model(task.images))
+    expected = np.stack([to_uint8(resize(image.astype(np.float64), 4, 4)) for image in task.images])
+    received: NDArray[np.uint8] = ((low + 1) * 127.5).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)
+    np.testing.assert_array_equal(received, expected)
+    torch.testing.assert_close(task.resizer.up(low), enlarge(expected, 4), atol=1e-5, rtol=0)
+    residual = to_model(task.images) - enlarge(expected, 4)
+    assert task.std == pytest.approx(float(residual.std()), rel=1e-3)
+
+
+def test_images_are_decoded_once(folder: Path) -> None:
+    """The second time they come from the cache, of the same bytes."""
+    first = load_images("faces#train", 16)
+    (cache,) = (folder / ".cache/training").iterdir()
+    assert first.shape == (10, 16, 16, 3)
+    written = cache.stat().st_mtime_ns
+    np.testing.assert_array_equal(load_images("faces#train", 16), first)
+    assert cache.stat().st_mtime_ns == written
+
+
+def test_labels_become_vectors() -> None:
+    """One race, one gender, the age as a share of a century, and a constant that tells labels from none."""
+    assert label_vectors(["asian"], ["female"], [30]).tolist() == [[0, 0, 1, 0, 0, 0, 1, pytest.approx(0.3), 1]]
+
+
+def test_nearest_finds_copies_and_mirror_images() -> None:
+    """A copy of a training photo is at distance 0, mirrored or not; others are at their pixel distance."""
+    photos = np.random.default_rng(0).integers(0, 200, (3, 4, 4, 3), dtype=np.uint8)
+    ours = np.stack([photos[1], photos[2][:, ::-1], photos[0] + 10])
+    np.testing.assert_allclose(nearest(ours, photos), [0, 0, 10], atol=0.05)
+
+
+# Training, resumption, failures
+
+
+@pytest.mark.parametrize("task", ["sr3", "portraits"])
+def test_an_interrupted_training_ends_like_a_straight_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    """Stopped after a checkpoint and continued, a training reaches the same weights, averages and optimiser state."""
+    train(config(task=task))
+    straight = checkpoint()
+    other = folder / "other"
+    other.mkdir()
+    monkeypatch.chdir(other)
+    trainer = Trainer(config(task=task), Path("runs/training/tiny"))
+    with failing(monkeypatch, trainer, at_step=4):
+        trainer.train()
+    assert logged_steps() == [3]
+    resumed = train(config(task=task))
+    assert resumed.step == 6
+    assert logged_steps() == [3, 6]
+    torch.testing.assert_close(checkpoint(), straight, atol=1e-6, rtol=1e-6)
+
+
+@contextmanager
+def failing(monkeypatch: pytest.MonkeyPatch, trainer: Trainer, at_step: int) -> Iterator[None]:
+    """Someone presses Ctrl-C in the middle of a step."""
+    one_step = trainer._one_step
+
+    def step(number: int, indices: Tensor) -> float:
+        if number == at_step:
+            raise KeyboardInterrupt
+        return one_step(number, indices)
+
+    monkeypatch.setattr(trainer, "_one_step", step)
+    with pytest.raises(KeyboardInterrupt):
+        yield
+
+
+def test_training_learns(folder: Path) -> None:
+    """The loss on images that were not trained on falls, and the average follows the network."""
+    trainer = train(config(steps=60, checkpoint_every=20, learning_rate=3e-3, ema=0.9))
+    rows = [json.loads(line) for line in (folder / "runs/training/tiny/log.jsonl").read_text().splitlines()]
+    assert [row["images"] for row in rows] == [80, 160, 240]
+    assert rows[-1]["validation_loss"] < 0.95 * rows[0]["validation_loss"]
+    for slow, fast in zip(trainer.average.parameters(), trainer.network.parameters(), strict=True):
+        torch.testing.assert_close(slow, fast.detach(), atol=0.1, rtol=0)
+
+
+def test_a_finished_training_is_left_as_it_is(folder: Path) -> None:
+    """Run again, the command has nothing to train."""
+    train(config())
+    path = folder / "runs/training/tiny/checkpoint.safetensors"
+    before = path.read_bytes()
+    train(config())
+    assert path.read_bytes() == before
+    assert logged_steps() == [3, 6]
+
+
+@contextmanager
+def full_disk(limit: int = 20_000) -> Iterator[None]:
+    """No file can grow beyond `limit` bytes, less than a checkpoint and more than a log."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextmanager
+def bad_disk() -> Iterator[None]:
+    """What is written does not reach the disk."""
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        yield
+
+
+@pytest.mark.parametrize("failure", [full_disk, bad_disk])
+def test_a_failed_write_leaves_the_last_good_checkpoint(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, failure: Callable[[], AbstractContextManager[None]]
+) -> None:
+    """When the disk fails at step 6, the checkpoint of step 3 stays, and the training goes on from there."""
+    trainer = Trainer(config(steps=9), Path("runs/training/tiny"))
+    write = trainer._checkpoint
+
+    def write_on_failing_disk() -> None:
+        with failure() if trainer.step == 6 else nullcontext():
+            write()
+
+    monkeypatch.setattr(trainer, "_checkpoint", write_on_failing_disk)
+    with pytest.raises((OSError, SafetensorError)):
+        trainer.train()
+    path = folder / "runs/training/tiny/checkpoint.safetensors"
+    assert path.stat().st_size > 100_000
+    assert Trainer(config(steps=9), path.parent).step == 3
+    train(config(steps=9))
+    resumed = checkpoint()
+    path.unlink()
+    train(config(steps=9))
+    torch.testing.assert_close(checkpoint(), resumed, atol=1e-6, rtol=1e-6)
+
+
+def test_a_full_disk_gets_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command says what happened and how to go on."""
+    path = write_config(folder)
+    load_images("faces#train", 16)
+    with full_disk():
+        assert run_main(monkeypatch, command.main, path) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.endswith("the same command continues from runs/training/tiny\n")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("damage", ["truncated", "other network", "no step"])
+def test_a_checkpoint_that_does_not_fit_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    """A damaged checkpoint, or one of another network, is named and kept."""
+    train(config(steps=3))
+    path = folder / "runs/training/tiny/checkpoint.safetensors"
+    changes: dict[str, object] = {}
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "no step":
+        path.write_bytes(path.read_bytes().replace(b'"step":', b'"stop":'))
+    else:
+        changes["network"] = {"channels": 16, "multipliers": [1, 2], "blocks": 1, "patch": 2}
+    before = path.read_bytes()
+    assert run_main(monkeypatch, command.main, write_config(folder, **changes)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: runs/training/tiny/checkpoint.safetensors is damaged or of another network")
+    assert error.count("\n") == 1
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"train": "faces#nothing"}, "no nothing-*.parquet"),
+        ({"validation": "absent#train"}, "absent"),
+        ({"batch": 11}, "batch: 11 is more than the 10 training images"),
+    ],
+)
+def test_data_that_do_not_fit_get_one_line(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, object],
+    named: str,
+) -> None:
+    """Missing data, or fewer images than a batch, end the command before it trains."""
+    assert run_main(monkeypatch, command.main, write_config(folder, **changes)) == 2
+    error = capsys.readouterr().err
+    assert named in error
+    assert error.count("\n") == 1
+
+
+def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """The command in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "backends.training", *arguments],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent.yaml"], "error: absent.yaml: No such file or directory"),
+        ([], "usage: python -m backends.training CONFIG.yaml"),
+    ],
+)
+def test_a_wrong_command_line_gets_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    """Exit status 2, and one line that says what is wrong."""
+    with start(tmp_path, *arguments) as process:
+        output, error = process.communicate()
+    assert (process.returncode, output, error) == (2, "", message + "\n")
+
+
+def test_ctrl_c_stops_and_says_how_to_continue(folder: Path) -> None:
+    """An interrupt ends the command with status 130 and one line, and the checkpoint can be resumed."""
+    path = write_config(folder, steps=10**6, checkpoint_every=1)
+    with start(folder, str(path)) as process:
+        assert process.stdout is not None
+        for _ in range(3):
+            assert "validation_loss" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate()
+    assert process.returncode == 130
+    assert error == "stopped; the same command continues from runs/training/tiny\n"
+    assert Trainer(load_config(path), Path("runs/training/tiny")).step >= 2
+
+
+# Weights and card
+
+
+@pytest.mark.parametrize(("task", "channels"), [("sr3", 6), ("portraits", 3)])
+def test_the_command_writes_weights_that_load(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    task: str,
+    channels: int,
+) -> None:
+    """The averaged weights, as half precision, make the network that was trained."""
+    path = write_config(folder, task=task, learning_rate=0.05, ema=0.5)
+    assert run_main(monkeypatch, command.main, path) == 0
+    path = folder / "backends/weights/tiny.safetensors"
+    assert capsys.readouterr().out.endswith("weights: backends/weights/tiny.safetensors\n")
+    assert {t.dtype for t in load_file(path).values()} == {torch.float16}
+    network, metadata = load_network(path)
+    average = {k.removeprefix("average."): v for k, v in checkpoint().items() if k.startswith("average.")}
+    torch.testing.assert_close(dict(network.state_dict()), average, atol=1e-3, rtol=1e-3)
+    assert network(torch.zeros(2, channels, 16, 16), torch.tensor([0.1, 0.9])).shape == (2, 3, 16, 16)
+    assert (task == "sr3") == ({"std", "low", "high"} <= set(metadata))
+
+
+def make_run(folder: Path) -> Path:
+    """The parts of a run folder that a card quotes, with a hostile label."""
+    run = folder / "run"
+    (run / "tables").mkdir(parents=True)
+    record = {"command": "harness run", "dataset": {"images": 24, "spec": "utkface:x#test"}}
+    (run / "run.json").write_text(json.dumps(record))
+    rows = [{"backend": "a|b\n<script>", "metric": "psnr", "n": 24, "mean": 26.1234, "low": 25.0, "high": 27.0}]
+    pd.DataFrame(rows).to_parquet(run / "tables" / "summary.parquet")
+    return run
+
+
+def test_a_card_is_made_from_the_log(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The card holds its text, the training's figures once for each step, and a run's table."""
+    (folder / "texts").mkdir()
+    (folder / "texts" / "tiny.md").write_text("# tiny: a test\n\n√γ\n", encoding="utf-8")
+    monkeypatch.setattr(card, "TEXTS", folder / "texts")
+    path = write_config(folder)
+    assert run_main(monkeypatch, command.main, path) == 0
+    log = folder / "runs/training/tiny/log.jsonl"
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join([lines[0], lines[0], lines[1]]) + "\n")
+    assert run_main(monkeypatch, card.main, path, make_run(folder)) == 0
+    text = (folder / "backends/weights/tiny.md").read_text(encoding="utf-8")
+    assert text.startswith("# tiny: a test\n\n√γ\n")
+    assert "| images seen | 24 in 6 steps of 4 |" in text
+    assert text.count("| 12 | ") == 1
+    assert f"{json.loads(lines[1])['validation_loss']:.4f}" in text
+    assert "24 images of `utkface:x#test`" in text
+    assert "| a\\|b &lt;script> | psnr | 24 | 26.12 | 25 to 27 |" in text
+
+
+@pytest.mark.parametrize("log", [None, "", "no json\n", "[1]\n", "{}\n"])
+def test_a_card_without_a_log_gets_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], log: str | None
+) -> None:
+    """A missing, empty or damaged log is named."""
+    if log is not None:
+        (folder / "runs/training/tiny").mkdir(parents=True)
+        (folder / "runs/training/tiny/log.jsonl").write_text(log)
+    assert run_main(monkeypatch, card.main, write_config(folder)) == 2
+    error = capsys.readouterr().err
+    assert "log.jsonl" in error
+    assert error.count("\n") == 1
