@@ -34,27 +34,20 @@ OTHER_LOAD_LIMIT = 0.15
 WORST = 8
 SAMPLES = 6
 
-INTERVAL = ("n", "mean", "low", "high")
-GAIN = ("gain", "gain_low", "gain_high")
-AGAINST = ("difference", "difference_low", "difference_high")
-PERCENTILES = (50, 90, 95, 99)
-TIMES = (*(f"end_to_end_p{q}" for q in PERCENTILES), "compute_p50", "transport_p50")
-NULL = ("null_mean", "null_p95", "p_value")
-PICTURES = ("input", "output", "target")
 IDENTITY = ["backend", "digest", "options"]
 
 COLUMNS = {
-    "summary": ("backend", "metric", "n", "failed", "identical", "mean", "low", "high", "sd"),
-    "differences": ("backend", "baseline", "metric", *INTERVAL, "verdict"),
-    "pairs": ("first", "second", "metric", *INTERVAL, "verdict"),
-    "groups": ("backend", "metric", "attribute", "group", *INTERVAL, *GAIN, "status"),
-    "gaps": ("backend", "metric", "attribute", "best", "worst", "gap", "ratio", *NULL, "groups", "verdict"),
-    "noise": ("backend", "metric", "severity", "sigma", *INTERVAL, *AGAINST, "added"),
-    "speed": ("backend", "batch", "n", *TIMES, "images_per_s", "cold_start_s", "peak_memory_mb")
-    + ("ratio_compute_bicubic", "valid", "note"),
-    "worst": ("backend", "metric", "rank", "image", "value", *PICTURES),
-    "samples": ("image", "backend", *PICTURES),
-    "failures": ("backend", "condition", "kind", "message", "n"),
+    "summary": "backend metric n failed identical mean low high sd",
+    "differences": "backend baseline metric n mean low high verdict",
+    "pairs": "first second metric n mean low high verdict",
+    "groups": "backend metric attribute group n mean low high gain gain_low gain_high status",
+    "gaps": "backend metric attribute best worst gap ratio null_mean null_p95 p_value groups verdict",
+    "noise": "backend metric severity sigma n mean low high difference difference_low difference_high added",
+    "speed": "backend batch n end_to_end_p50 end_to_end_p90 end_to_end_p95 end_to_end_p99 compute_p50 transport_p50 "
+    "images_per_s cold_start_s peak_memory_mb ratio_compute_bicubic valid note",
+    "worst": "backend metric rank image value input output target",
+    "samples": "image backend input output target",
+    "failures": "backend condition kind message n",
 }
 """Columns of each table, there even when it has no rows; those with pictures have the group attributes as well."""
 
@@ -142,7 +135,7 @@ def write_tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
 
 
 def _frame(name: str, rows: list[dict[str, Any]], attributes: Sequence[str] = ()) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=[*COLUMNS[name], *attributes])
+    return pd.DataFrame(rows, columns=[*COLUMNS[name].split(), *attributes])
 
 
 def _mean(values: Float) -> dict[str, float]:
@@ -343,7 +336,7 @@ def speed(scores: Scores) -> pd.DataFrame:
 def _speed_row(label: str, batch: int, prefix: str, values: dict[str, Float]) -> dict[str, Any]:
     total = values[f"{prefix}end_to_end_s"]
     load_ = float(values["other_load"][-1])
-    percentiles = {f"end_to_end_p{q}": percentile(total, q) for q in PERCENTILES}
+    percentiles = {f"end_to_end_p{q}": percentile(total, q) for q in (50, 90, 95, 99)}
     return (
         {"backend": label, "batch": batch, "n": len(total)}
         | percentiles
@@ -405,5 +398,5 @@ def failures(scores: Scores) -> pd.DataFrame:
         counts.setdefault((row["backend"], row["condition"], kind), []).append(message)
     for message in scores.images.loc[scores.images["error"] != "", "error"]:
         counts.setdefault(("", "dataset", "ImageError"), []).append(message)
-    rows = [dict(zip(COLUMNS["failures"], (*key, m[0], len(m)), strict=True)) for key, m in counts.items()]
+    rows = [dict(zip(COLUMNS["failures"].split(), (*key, m[0], len(m)), strict=True)) for key, m in counts.items()]
     return _frame("failures", rows)
