@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from harness.datasets import UNKNOWN
 from harness.plan import CLEAN
 from harness.score import CONTROL, group_attributes, identity, output_path
+from harness.set_measures import set_estimates
 from harness.statistics import (
     INSUFFICIENT,
     LOW_PRECISION,
@@ -27,10 +28,9 @@ from harness.statistics import (
     verdict,
 )
 from harness.store import RunFolder
+from harness.timing import OTHER_LOAD_LIMIT
 
 BASELINE = "bicubic"
-OTHER_LOAD_LIMIT = 0.15
-"""A timed pass during which others used more than this many cores is invalid."""
 WORST = 8
 SAMPLES = 6
 
@@ -48,6 +48,7 @@ COLUMNS = {
     "worst": "backend metric rank image value input output target",
     "samples": "image backend input output target",
     "failures": "backend condition kind message n",
+    "sets": "backend metric n value low high",
 }
 """Columns of each table, there even when it has no rows; those with pictures have the group attributes as well."""
 
@@ -122,6 +123,7 @@ def tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
         "worst": worst,
         "samples": samples,
         "failures": failures,
+        "sets": sets,
     }
     return {name: make(scores) for name, make in makers.items()}
 
@@ -400,3 +402,8 @@ def failures(scores: Scores) -> pd.DataFrame:
         counts.setdefault(("", "dataset", "ImageError"), []).append(message)
     rows = [dict(zip(COLUMNS["failures"].split(), (*key, m[0], len(m)), strict=True)) for key, m in counts.items()]
     return _frame("failures", rows)
+
+
+def sets(scores: Scores) -> pd.DataFrame:
+    """Measures of all outputs together, against all targets, from the stored features."""
+    return _frame("sets", set_estimates(scores.folder, scores.record))

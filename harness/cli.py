@@ -105,11 +105,13 @@ def score(run_folder: RunArgument) -> None:
     with one_line_errors():
         from harness.runner import new_progress
         from harness.score import score_run
+        from harness.set_measures import measure_sets
         from harness.store import open_run
 
         folder = open_run(run_folder)
         with folder.locked(), new_progress() as progress:
             score_run(folder, progress)
+            measure_sets(folder, progress)
         failed = _finish(folder)
     raise typer.Exit(int(failed))
 

@@ -11,6 +11,7 @@ from harness.datasets import AGE_RULE, Dataset, dataset_hash
 from harness.metrics import METRICS
 from harness.plan import Job, Step
 from harness.score import CONTROL_RECORD
+from harness.set_measures import TITLES, network_recipe
 from harness.store import SCHEMA
 from harness.suite import Suite
 
@@ -33,6 +34,7 @@ def new_record(job: Job, dataset: Dataset, images: pd.DataFrame, steps: Sequence
         "dataset": _dataset(dataset, images),
         "backends": [CONTROL_RECORD],
         "metrics": {name: _metric(name) for name in METRICS if any(name in step.metrics for step in steps)},
+        "set_metrics": {name: {"title": TITLES[name], "recipe": network_recipe()} for name in job.suite.set_metrics},
         "environment": environment.describe(),
         "warnings": [],
     }

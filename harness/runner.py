@@ -22,9 +22,10 @@ from harness.prepare import prepare
 from harness.record import new_record, now
 from harness.score import CONTROL, identity, image_labels, output_path, score_run
 from harness.session import Session, refused
+from harness.set_measures import measure_sets
 from harness.store import Row, RunFolder
 from harness.suite import Suite
-from harness.timing import is_timed, time_backend
+from harness.timing import drop_disturbed, is_timed, time_backend
 
 BASELINE = "bicubic"
 
@@ -91,7 +92,8 @@ class Run:
     def execute(self, specs: Sequence[BackendSpec]) -> None:
         """All stages in order; the record says how far they came."""
         self._prepare()
-        self.folder.drop_failures()
+        self.folder.drop("failed")
+        drop_disturbed(self.folder)
         self._write_record("running")
         try:
             for spec in specs:
@@ -101,6 +103,7 @@ class Run:
                 self._generate(session)
                 self._time(session)
             score_run(self.folder, self.progress)
+            measure_sets(self.folder, self.progress)
         except BaseException as error:
             self._write_record("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
@@ -155,7 +158,7 @@ class Run:
                 failures.append(self._failure(self._identity(session), step, item.id, result))
             else:
                 self.folder.write_image(path, result)
-        self.folder.append(failures, failed=True)
+        self.folder.append(failures, "failed")
 
     def _item(self, condition: str, image: str) -> Item:
         return Item(image, load(self.folder.input(condition, image)), int(self.labels[image]["seed"]))
@@ -173,11 +176,11 @@ class Run:
             for image in step.images
             if image in self.usable
         ]
-        self.folder.append(rows, failed=True)
+        self.folder.append(rows, "failed")
 
     def _time(self, session: Session) -> None:
         speed, who = self.suite.speed, self._identity(session)
-        if speed is None or session.given_up is not None or is_timed(self.folder.rows(), who):
+        if speed is None or session.given_up is not None or is_timed(self.folder.rows("timed"), who):
             return
         ordered = [r.id for r in limit(self.dataset, speed.images, self.suite.seed).records if r.id in self.usable]
         items = [self._item(CLEAN.folder, image) for image in ordered]
@@ -185,11 +188,11 @@ class Run:
         try:
             rows = time_backend(session, items, speed)
         except BackendError as error:
-            failure = {"metric": "timed", "error": f"{type(error).__name__}: {error}"}
-            self.folder.append([who | failure], failed=True)
+            failure = {"condition": CLEAN.name, "metric": "timed", "error": f"{type(error).__name__}: {error}"}
+            self.folder.append([who | failure], "failed")
         else:
             common = who | {"condition": CLEAN.name, "scale": self.suite.scale}
-            self.folder.append([common | self.labels.get(row.get("image", ""), {}) | row for row in rows])
+            self.folder.append([common | self.labels.get(row.get("image", ""), {}) | row for row in rows], "timed")
         self.progress.advance(task)
 
     def _write_record(self, status: str) -> None:

@@ -7,12 +7,20 @@ of the cross term as well. FID (Heusel et al. 2017) is biased upwards for small 
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from rich.progress import Progress
 
 from harness import weights
+from harness.images import load
 from harness.metrics import BACKBONES, lpips_network
+from harness.plan import CLEAN
+from harness.score import CONTROL, identity, stored_outputs
+from harness.store import RunFolder, slug
 
 Float = NDArray[np.float64]
 Images = NDArray[np.uint8]
@@ -20,6 +28,7 @@ Images = NDArray[np.uint8]
 NETWORK = "alexnet-relu5"
 """AlexNet trunk (ImageNet), last convolution after ReLU, mean over positions: 256 features."""
 
+TITLES = {"kid_alexnet": "KID (AlexNet features)", "fid_alexnet": "FID (AlexNet features)"}
 BATCH = 64
 
 
@@ -108,3 +117,74 @@ def fid(x: Float, y: Float) -> float:
     cx, cy = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
     roots = np.sqrt(np.maximum(np.linalg.eigvals(cx @ cy).real, 0.0)).sum()
     return float(difference @ difference + np.trace(cx) + np.trace(cy) - 2 * roots)
+
+
+def measure_sets(folder: RunFolder, progress: Progress) -> None:
+    """Store the features of all clean outputs, and one row for each backend and measure of sets of the suite.
+
+    Features whose images are already stored are kept; rows are written anew only when they change.
+    """
+    record = folder.read_record() or {}
+    wanted = record["suite"]["content"]["set_metrics"]
+    if not wanted:
+        return
+    images = pd.read_parquet(folder.path / "images.parquet")
+    task = progress.add_task("features", total=len(record["backends"]))
+    for backend in record["backends"]:
+        _store_features(folder, record, images, backend)
+        progress.advance(task)
+    by_label = {b["label"]: identity(b, record["dataset"]["spec"]) for b in record["backends"]}
+    scale = record["suite"]["content"]["high"] // record["suite"]["content"]["low"]
+    rows = [
+        by_label[e["backend"]] | {"condition": CLEAN.name, "scale": scale, "metric": e["metric"], "value": e["value"]}
+        for e in set_estimates(folder, record)
+    ]
+    keys = ["backend", "digest", "options", "metric", "value"]
+    if folder.rows("sets")[keys].to_dict("records") != [{k: row[k] for k in keys} for row in rows]:
+        folder.drop("sets")
+        folder.append(rows, "sets")
+
+
+def set_estimates(folder: RunFolder, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The measures of sets of each backend from its stored features, paired with the targets' by image."""
+    wanted = record["suite"]["content"].get("set_metrics", []) if "suite" in record else []
+    control = next((b for b in record["backends"] if b["label"] == CONTROL), None)
+    if not wanted or control is None or not (path := _feature_file(folder, control)).exists():
+        return []
+    targets = _read_features(path)
+    rows = []
+    for backend in record["backends"]:
+        if not (path := _feature_file(folder, backend)).exists():
+            continue
+        outputs = _read_features(path)
+        x, y = outputs.to_numpy(float), targets.loc[outputs.index].to_numpy(float)
+        for metric in wanted:
+            paired = metric == "kid_alexnet"
+            estimate = kid_paired(x, y) if paired else Estimate(fid(x, y), math.nan, math.nan, len(x))
+            figures = {"n": estimate.n, "value": estimate.value, "low": estimate.low, "high": estimate.high}
+            rows.append({"backend": backend["label"], "metric": metric} | figures)
+    return rows
+
+
+def _feature_file(folder: RunFolder, backend: dict[str, Any]) -> Path:
+    name = slug(str(identity(backend, "")))[-16:]
+    return folder.path / "features" / NETWORK / f"{slug(backend['label'])}.{name}.parquet"
+
+
+def _read_features(path: Path) -> pd.DataFrame:
+    return pd.read_parquet(path).set_index("image")
+
+
+def _store_features(folder: RunFolder, record: dict[str, Any], images: pd.DataFrame, backend: dict[str, Any]) -> None:
+    content = record["suite"]["content"]
+    outputs = stored_outputs(folder, images, backend, CLEAN, content["high"] // content["low"])
+    path = _feature_file(folder, backend)
+    if not outputs or (path.exists() and set(_read_features(path).index) == set(outputs)):
+        return
+    names = list(outputs)
+    parts = [
+        features(np.stack([load(outputs[name]) for name in names[i : i + BATCH]])) for i in range(0, len(names), BATCH)
+    ]
+    frame = pd.DataFrame(np.concatenate(parts).astype(np.float32)).rename(columns=str)
+    frame.insert(0, "image", names)
+    folder.write_table(str(path.relative_to(folder.path).with_suffix("")), frame)

@@ -76,7 +76,9 @@ def percentile(values: Float, q: int) -> float:
 
 
 def verdict(low: float, high: float, *, higher_is_better: bool) -> str:
-    """What a paired interval of "this minus that" says of this: better, worse, or tie."""
-    if math.isnan(low) or low <= 0 <= high:
+    """What a paired interval of "this minus that" says of this: better, worse, tie, or not measured."""
+    if math.isnan(low):
+        return "not measured"
+    if low <= 0 <= high:
         return "tie"
     return "better" if (low > 0) == higher_is_better else "worse"

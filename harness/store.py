@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -54,12 +54,15 @@ COLUMNS = {
 """Columns of a row and their types; a column for each group attribute (text) follows."""
 
 Row = dict[str, Any]
+Kind = Literal["part", "timed", "sets", "failed"]
+KINDS: tuple[Kind, ...] = ("part", "timed", "sets", "failed")
+"""Scores of images; timed passes; measures of sets; failures. Only the first kind stays whatever happens."""
 
 
 def slug(name: str) -> str:
     """A safe, short file name for any text: readable, and distinct by a hash."""
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:60]
-    return f"{readable}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
+    return f"{readable}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:16]}"
 
 
 def cache_key(digest: str, image: NDArray[np.uint8], scale: int, seed: int, options: dict[str, Any]) -> str:
@@ -141,29 +144,29 @@ class RunFolder:
         """Write the run record."""
         write_atomic(self.path / "run.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
 
-    def append(self, rows: list[Row], *, failed: bool = False) -> None:
-        """Append rows as a new part; failures get parts of their own, which a resumed run drops and tries again."""
+    def append(self, rows: list[Row], kind: Kind = "part") -> None:
+        """Append rows as a new part; kinds other than `part` can be dropped and made again."""
         if not rows:
             return
         defaults: Row = {column: {"str": "", "int64": 0, "float64": np.nan}[kind] for column, kind in COLUMNS.items()}
         frame = pd.DataFrame([defaults | row for row in rows]).astype(COLUMNS)
         attributes = [c for c in frame.columns if c not in COLUMNS]
-        prefix = "failed" if failed else "part"
-        number = 1 + max((int(p.stem.rpartition("-")[2]) for p in self._parts(prefix)), default=-1)
-        self.write_table(f"rows/{prefix}-{number:06d}", frame[[*COLUMNS, *attributes]])
+        number = 1 + max((int(p.stem.rpartition("-")[2]) for p in self.parts(kind)), default=-1)
+        self.write_table(f"rows/{kind}-{number:06d}", frame[[*COLUMNS, *attributes]])
 
-    def drop_failures(self) -> None:
-        """Forget the failures of earlier attempts."""
-        for part in self._parts("failed"):
+    def drop(self, kind: Kind) -> None:
+        """Forget all rows of a kind."""
+        for part in self.parts(kind):
             part.unlink()
 
-    def rows(self) -> pd.DataFrame:
-        """All rows of this run."""
-        parts = [pd.read_parquet(p) for p in (*self._parts("part"), *self._parts("failed"))]
+    def rows(self, *kinds: Kind) -> pd.DataFrame:
+        """All rows of this run, or those of some kinds."""
+        parts = [pd.read_parquet(p) for kind in kinds or KINDS for p in self.parts(kind)]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
 
-    def _parts(self, prefix: str) -> list[Path]:
-        return sorted((self.path / "rows").glob(f"{prefix}-*.parquet"))
+    def parts(self, kind: Kind) -> list[Path]:
+        """The files that hold the rows of a kind, oldest first."""
+        return sorted((self.path / "rows").glob(f"{kind}-*.parquet"))
 
     def write_table(self, name: str, frame: pd.DataFrame) -> None:
         """Write a frame as `NAME.parquet`."""

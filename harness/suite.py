@@ -69,6 +69,7 @@ class Suite(_Strict):
     batch: int = Field(default=16, ge=1)
     deadline_s: float = Field(default=120, gt=0)
     metrics: tuple[str, ...] = Field(min_length=1)
+    set_metrics: tuple[Literal["kid_alexnet", "fid_alexnet"], ...] = ()
     noise: Noise | None = None
     speed: Speed | None = None
 
@@ -89,8 +90,9 @@ class Suite(_Strict):
 
     @property
     def used_metrics(self) -> set[str]:
-        """Every metric that some part of the suite asks for."""
-        return {*self.metrics, *(self.noise.metrics if self.noise else ())}
+        """Every metric that some part of the suite asks for; measures of sets need LPIPS' AlexNet."""
+        sets = {"lpips_alex"} if self.set_metrics else set()
+        return {*self.metrics, *(self.noise.metrics if self.noise else ()), *sets}
 
     @cached_property
     def sha256(self) -> str:

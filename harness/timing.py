@@ -6,8 +6,11 @@ import pandas as pd
 
 from harness.client import Item
 from harness.session import Session
-from harness.store import Row
+from harness.store import Row, RunFolder
 from harness.suite import Speed
+
+OTHER_LOAD_LIMIT = 0.15
+"""A timed pass during which others used more than this many cores is invalid."""
 
 TIMES = ("end_to_end_s", "compute_s", "transport_s")
 
@@ -57,3 +60,11 @@ def is_timed(rows: pd.DataFrame, identity: dict[str, Any]) -> bool:
     keys = ["backend", "digest", "options"]
     same = (rows[keys] == [identity[k] for k in keys]).all(axis=1)
     return bool((same & (rows["metric"] == "cold_start_s")).any())
+
+
+def drop_disturbed(folder: RunFolder) -> None:
+    """Forget the timed passes during which other programs used the processor: they are made again."""
+    for part in folder.parts("timed"):
+        rows = pd.read_parquet(part)
+        if (rows.loc[rows["metric"] == "other_load", "value"] > OTHER_LOAD_LIMIT).any():
+            part.unlink()

@@ -33,6 +33,7 @@ COLUMNS: dict[str, str] = {
     "worst": "backend metric rank image value input output target",
     "samples": "image backend input output target",
     "failures": "backend condition kind message n",
+    "sets": "backend metric n value low high",
 }
 
 ABSENT: dict[str, str] = {
@@ -46,6 +47,7 @@ ABSENT: dict[str, str] = {
     "worst": "no case was scored",
     "samples": "no sample pictures were kept",
     "failures": "failures were not counted",
+    "sets": "the suite lists no measures of sets, or they have not run",
 }
 
 

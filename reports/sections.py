@@ -139,8 +139,8 @@ def _comparison(run: Run) -> Section:
     controls = [label for label in run.labels if run.is_control(label)]
     if controls:
         lead.append(f"{names(controls)}: control arms, run through the same instruments and not ranked.")
-    tables = [t for t in (_summary(run), _differences(run), _pairs(run)) if t.rows]
-    return Section("comparison", "Comparison", lead, tables, gaps(run, "summary", "differences", "pairs", "samples"))
+    tables = [t for t in (_summary(run), _differences(run), _pairs(run), _sets(run)) if t.rows]
+    return Section("comparison", "Comparison", lead, tables, gaps(run, "summary", "differences", "pairs", "sets", "samples"))
 
 
 def _summary(run: Run) -> Table:
@@ -155,6 +155,23 @@ def _summary(run: Run) -> Table:
         rows.append([_label(run, str(label)), n, *cells])
     columns = [Column("Backend"), Column("n", "images"), *(_column(run, m, how[m]) for m in metrics)]
     return Table("Quality of each backend, clean inputs", columns, rows, "summary", "perception-distortion")
+
+
+def _sets(run: Run) -> Table:
+    frame = run.table("sets")
+    titles = {m: str(entry.get("title", m)) for m, entry in run.record.get("set_metrics", {}).items()}
+    how = {m: fit(rows["value"], rows["high"] - rows["low"]) for m, rows in frame.groupby("metric")}
+    rows = [
+        [
+            _label(run, row["backend"]),
+            _number(count(row["n"])),
+            Cell(titles.get(row["metric"], row["metric"])),
+            _number(f"{how[row['metric']].interval(row['value'], row['low'], row['high'])} {how[row['metric']].power}"),
+        ]
+        for _, row in _sort(run, frame).iterrows()
+    ]
+    columns = [Column("Backend"), Column("n", "images"), Column("Measure"), Column("Value", "lower is better")]
+    return Table("All outputs together against all targets, by the features of a network", columns, rows, "sets")
 
 
 def _place(found: dict[str, int | None], label: str) -> str:

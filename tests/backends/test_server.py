@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import numpy as np
@@ -25,14 +25,15 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 def request(**changes: Any) -> pb.UpscaleRequest:
     """A valid request for one 16 x 16 image at scale 4, with changes."""
     image = pb.InputImage(id="a", height=16, width=16, data=PIXELS.tobytes(), seed=1)
-    return pb.UpscaleRequest(**({"images": [image], "scale": 4} | changes))
+    fields: dict[str, Any] = {"images": [image], "scale": 4} | changes
+    return pb.UpscaleRequest(**fields)
 
 
 def test_all_violations_are_named(serve: Serve) -> None:
     """A bad request is answered with INVALID_ARGUMENT and one field violation for each fault."""
     with pytest.raises(grpc.RpcError) as caught:
         serve("sr3").stub.Upscale(request(scale=3, options={"steps": pb.OptionValue(integer=0)}), timeout=20)
-    status = rpc_status.from_call(caught.value)
+    status = rpc_status.from_call(cast("grpc.Call", caught.value))
     bad = error_details_pb2.BadRequest()
     assert status.details[0].Unpack(bad)
     assert {v.field for v in bad.field_violations} == {"scale", "options.steps"}

@@ -13,6 +13,8 @@ import pandas as pd
 import psutil
 import pytest
 
+from harness import weights
+from harness.errors import WeightsError
 from harness.store import RunFolder
 
 SuiteFile = Callable[..., Path]
@@ -268,3 +270,23 @@ def test_interruption_is_clean(suite_file: SuiteFile, photos: Path, tmp_path: Pa
     assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
     psutil.wait_procs(children, timeout=20)
     assert not any(child.is_running() for child in children)
+
+
+def test_sets_are_measured_from_stored_features(suite_file: SuiteFile, photos: Path, tmp_path: Path) -> None:
+    """The ground truth has KID 0, a blurred set more; features are stored and a second scoring changes nothing."""
+    try:
+        weights.resolve("alexnet.ckpt", fetch=False)
+    except WeightsError as error:
+        pytest.skip(str(error))
+    out = tmp_path / "run"
+    assert harness(*run_arguments(suite_file(set_metrics="[kid_alexnet]"), photos, out, "bicubic")).returncode == 0
+    values = rows_of(out).query("metric == 'kid_alexnet'").set_index("backend")["value"]
+    assert values["passthrough"] == pytest.approx(0, abs=1e-12)
+    assert values["bicubic"] > 0
+    table = pd.read_parquet(out / "tables/sets.parquet").set_index("backend")
+    assert table.loc["bicubic", "low"] < values["bicubic"] < table.loc["bicubic", "high"]
+    assert table.loc["bicubic", "n"] == 70
+    stored = {p: p.stat().st_mtime_ns for folder in ("features", "rows") for p in (out / folder).rglob("*.parquet")}
+    assert any("features" in str(p) for p in stored)
+    assert harness("score", out).returncode == 0
+    assert stored == {p: p.stat().st_mtime_ns for p in stored}

@@ -54,8 +54,8 @@ def test_percentiles_need_enough_samples() -> None:
 
 
 def test_verdicts_follow_the_interval() -> None:
-    """An interval that holds 0 is a tie; otherwise the metric's direction decides."""
+    """An interval that holds 0 is a tie, none is not measured; otherwise the metric's direction decides."""
     assert verdict(-1, 1, higher_is_better=True) == "tie"
-    assert verdict(math.nan, math.nan, higher_is_better=True) == "tie"
+    assert verdict(math.nan, math.nan, higher_is_better=True) == "not measured"
     assert verdict(0.1, 0.2, higher_is_better=True) == "better"
     assert verdict(0.1, 0.2, higher_is_better=False) == "worse"

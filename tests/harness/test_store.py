@@ -27,7 +27,7 @@ def test_rows_come_back_as_they_went_in(tmp_path: Path) -> None:
     """Parts are read in order with every column typed, large seeds exact, infinities kept and gaps filled."""
     folder = RunFolder(tmp_path)
     folder.append([ROW | {"race": "x"}, ROW | {"image": "b", "value": np.inf, "race": "y"}])
-    folder.append([{"backend": "gan", "metric": "output", "image": "c", "error": "Kind: text"}], failed=True)
+    folder.append([{"backend": "gan", "metric": "output", "image": "c", "error": "Kind: text"}], kind="failed")
     folder.append([ROW | {"image": "d", "value": np.nan}])
     rows = folder.rows()
     assert rows["image"].tolist() == ["a", "b", "d", "c"]
@@ -64,10 +64,10 @@ def test_failures_can_be_forgotten(tmp_path: Path) -> None:
     """Dropping failures leaves the scores, and later parts overwrite nothing."""
     folder = RunFolder(tmp_path)
     folder.append([ROW])
-    folder.append([ROW | {"image": "failed"}], failed=True)
-    folder.drop_failures()
+    folder.append([ROW | {"image": "failed"}], kind="failed")
+    folder.drop("failed")
     assert folder.rows()["image"].tolist() == ["a"]
-    folder.append([ROW | {"image": "again"}], failed=True)
+    folder.append([ROW | {"image": "again"}], kind="failed")
     assert folder.rows()["image"].tolist() == ["a", "again"]
 
 

@@ -17,7 +17,7 @@ from harness.score import identity
 from harness.session import Session
 from harness.store import RunFolder
 from harness.suite import Speed, Suite
-from harness.timing import is_timed, time_backend
+from harness.timing import drop_disturbed, is_timed, time_backend
 
 SUITE = Suite(name="small", title="small", low=8, high=16, metrics=("psnr",), deadline_s=20)
 ITEMS = [Item(f"p{i}", np.full((8, 8, 3), i, np.uint8), i) for i in range(5)]
@@ -92,3 +92,12 @@ def test_a_timed_backend_is_found_again(tmp_path: Path) -> None:
     assert is_timed(folder.rows(), who)
     for change in ({"digest": "e"}, {"options": json.dumps({"steps": 4})}, {"backend": "sr3-b"}):
         assert not is_timed(folder.rows(), who | change)
+
+
+def test_disturbed_passes_are_forgotten(tmp_path: Path) -> None:
+    """A pass during which others used the processor is dropped, so that the same command makes it again."""
+    folder = RunFolder(tmp_path)
+    for label, load in (("calm", 0.01), ("disturbed", 1.2)):
+        folder.append([{"backend": label, "metric": "other_load", "value": load}], "timed")
+    drop_disturbed(folder)
+    assert list(folder.rows("timed")["backend"]) == ["calm"]

@@ -114,6 +114,7 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
         "worst": _worst(folder),
         "samples": _samples(folder),
         "failures": _failures(),
+        "sets": _sets(),
     }
     return {name: pd.DataFrame(list(found)) for name, found in rows.items()}
 
@@ -333,6 +334,14 @@ def _samples(folder: Path) -> Iterator[dict[str, Any]]:
                 "gender": "Female",
                 "age": "30-39",
             }
+
+
+def _sets() -> Iterator[dict[str, Any]]:
+    for label, value in {"passthrough": 0.0, "bicubic": 0.41, "realesrgan": 0.12, "sr3": 0.008}.items():
+        yield {"backend": label, "metric": "kid_alexnet", "n": 120, "value": value} | {
+            "low": value - 0.002,
+            "high": value + 0.002,
+        }
 
 
 def _failures() -> Iterator[dict[str, Any]]:
