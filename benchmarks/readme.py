@@ -25,11 +25,12 @@ def cell(row: dict[Any, Any], factor: float) -> str:
 
 def table(frame: pd.DataFrame, first: list[str]) -> str:
     """A Markdown table with a column for each metric; `first` names the columns that tell the rows apart."""
-    lines = [f"| {' | '.join([*first, 'n', *(title for title, _ in METRICS.values())])} |"]
-    lines.append("| " + " | ".join("---" for _ in range(len(first) + 1 + len(METRICS))) + " |")
+    shown = {metric: METRICS[metric] for metric in METRICS if metric in set(frame["metric"])}
+    lines = [f"| {' | '.join([*first, 'n', *(title for title, _ in shown.values())])} |"]
+    lines.append("| " + " | ".join("---" for _ in range(len(first) + 1 + len(shown))) + " |")
     for key, rows in frame.groupby(first, sort=False):
         by_metric = {row["metric"]: row for row in rows.to_dict("records")}
-        cells = [cell(by_metric[m], factor) for m, (_, factor) in METRICS.items()]
+        cells = [cell(by_metric[m], factor) for m, (_, factor) in shown.items()]
         names = key if isinstance(key, tuple) else (key,)
         lines.append(f"| {' | '.join([*map(str, names), str(rows['n'].max()), *cells])} |")
     return "\n".join(lines)

@@ -140,7 +140,9 @@ def _comparison(run: Run) -> Section:
     if controls:
         lead.append(f"{names(controls)}: control arms, run through the same instruments and not ranked.")
     tables = [t for t in (_summary(run), _differences(run), _pairs(run), _sets(run)) if t.rows]
-    return Section("comparison", "Comparison", lead, tables, gaps(run, "summary", "differences", "pairs", "sets", "samples"))
+    return Section(
+        "comparison", "Comparison", lead, tables, gaps(run, "summary", "differences", "pairs", "sets", "samples")
+    )
 
 
 def _summary(run: Run) -> Table:

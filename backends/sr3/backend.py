@@ -45,7 +45,7 @@ class SR3:
             multiple_of=max(1, self.network.multiple // scale),
             domain_minimum=low,
             options=(
-                Option("steps", 8, "network evaluations for each image", minimum=1, maximum=1000),
+                Option("steps", 16, "network evaluations for each image", minimum=1, maximum=1000),
                 Option("sampler", "ddim", "ddim: deterministic; ancestral: the paper's", choices=("ddim", "ancestral")),
             ),
             progress=True,
