@@ -25,6 +25,9 @@ from protos.values import Value
 PATIENCE = 4
 """Failed calls in a row after which a backend is given up."""
 
+CLOCK_ERROR = 0.05
+"""Seconds by which the system's processor clocks may be off: they count in ticks of 10 ms for each core and process."""
+
 
 @dataclass(frozen=True)
 class TimedPass:
@@ -157,7 +160,7 @@ class Session:
         ]
         seconds = time.perf_counter() - started
         others = _busy_seconds() - before - (self._own_seconds() - own_before)
-        return TimedPass(replies, seconds, max(0.0, others / seconds) if seconds else 0.0)
+        return TimedPass(replies, seconds, max(0.0, others - CLOCK_ERROR) / seconds if replies else 0.0)
 
     def _own_seconds(self) -> float:
         processes = [psutil.Process()]
