@@ -6,6 +6,7 @@ import pandas as pd
 
 from harness.client import Item
 from harness.session import Session
+from harness.statistics import ENOUGH
 from harness.store import Row, RunFolder
 from harness.suite import Speed
 
@@ -16,11 +17,11 @@ TIMES = ("end_to_end_s", "compute_s", "transport_s")
 
 
 def time_backend(session: Session, items: list[Item], speed: Speed) -> list[Row]:
-    """Rows of a timed pass over `speed.images` requests; the items repeat if they are fewer (none: no rows).
+    """Rows of a timed pass; the items repeat where there are too few.
 
-    Single requests give `end_to_end_s`, `compute_s` and `transport_s` for each image; full batches give the
-    same for each request, prefixed `batch_`. `other_load` is the processor time, in cores, that others used
-    meanwhile.
+    `speed.images` single requests give `end_to_end_s`, `compute_s` and `transport_s` for each image; full batches,
+    at least as many as a median needs, give the same for each request, prefixed `batch_`. `other_load` is the
+    processor time, in cores, that others used meanwhile.
 
     Raises:
         BackendError: a call failed.
@@ -30,10 +31,12 @@ def time_backend(session: Session, items: list[Item], speed: Speed) -> list[Row]
     repeated = [items[i % len(items)] for i in range(speed.images)]
     requests = [_numbered(item, i // len(items)) for i, item in enumerate(repeated)]
     size = min(speed.batch, session.description.max_batch, len(requests))
+    enough = max(len(requests), ENOUGH[50] * size)  # so that the median of the batches can be quoted
+    many = [_numbered(items[i % len(items)], i // len(items)) for i in range(enough)]
     session.timed(requests[: speed.warm_up], 1)
     single = session.timed(requests, 1)
-    session.timed(requests[:size], size)
-    batched = session.timed(requests, size)
+    session.timed(many[:size], size)
+    batched = session.timed(many, size)
     rows: list[Row] = []
     for number, (item, reply) in enumerate(zip(repeated, single.replies, strict=True)):
         where = {"image": item.id, "sample": number // len(items), "unit": "s"}

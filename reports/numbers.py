@@ -7,6 +7,7 @@ from dataclasses import dataclass
 NOTHING = "–"
 NBSP = "\u00a0"
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+TINY = 1e-12  # rounding of a zero
 SIGNIFICANT = 4
 
 
@@ -45,13 +46,16 @@ class Format:
 
 
 def fit(means: Iterable[float], widths: Iterable[float] = ()) -> Format:
-    """The format for numbers whose intervals are so wide: the narrowest interval's first digit, four digits at most."""
-    largest = max((abs(m) for m in means if math.isfinite(m)), default=0.0)
-    half = [w / 2 for w in widths if math.isfinite(w) and w > 0]
-    top = math.floor(math.log10(largest)) if largest > 0 else 0
+    """The format for numbers whose intervals are so wide: the narrowest interval's first digit shows.
+
+    The smallest number has four digits at most; where it is under 1e-3, all are written with a power of ten.
+    """
+    sizes = [abs(m) for m in means if math.isfinite(m) and abs(m) > TINY] or [1.0]
+    top, bottom = math.floor(math.log10(max(sizes))), math.floor(math.log10(min(sizes)))
+    half = [w / 2 for w in widths if math.isfinite(w) and w > TINY]
     wanted = math.ceil(-math.log10(min(half))) if half else SIGNIFICANT - 2 - top
-    exponent = 3 * (top // 3) if largest > 0 and top < -3 else 0
-    decimals = min(max(wanted, 1 - top), SIGNIFICANT - 1 - top) + exponent
+    exponent = 3 * (bottom // 3) if bottom < -3 else 0
+    decimals = min(max(wanted, 1 - top), SIGNIFICANT - 1 - bottom) + exponent
     return Format(max(decimals, 0), exponent)
 
 
