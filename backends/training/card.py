@@ -46,7 +46,7 @@ def write_card(config: TrainingConfig, run: Path | None) -> Path:
     text = (TEXTS / f"{config.name}.md").read_text(encoding="utf-8")
     parts = [text, "## Training\n", _training(config, log, weights)]
     if run is not None:
-        parts += ["\n## Measured\n", _measured(run)]
+        parts += ["\n## Measured\n", _measured(run, config.task)]
     path = WEIGHTS / f"{config.name}.md"
     path.write_text("\n".join(parts), encoding="utf-8")
     return path
@@ -69,7 +69,7 @@ def _training(config: TrainingConfig, log: list[dict[str, float]], weights: Path
     parameters = sum(t.numel() for t in load_file(weights).values())
     rows = [
         ("command", f"`python -m backends.training backends/training/configs/{config.name}.yaml`"),
-        ("git revision of the code", _revision()),
+        ("git revision when this card was written", _revision()),
         ("data", f"`{config.train}` (validation `{config.validation}`; the test split was not used)"),
         ("parameters", f"{parameters:,}, {weights.stat().st_size / 1e6:.1f} MB as fp16"),
         ("images seen", f"{int(last['images']):,} in {config.steps:,} steps of {config.batch}"),
@@ -91,13 +91,14 @@ def _revision() -> str:
         return "unknown"
 
 
-def _measured(run: Path) -> str:
+def _measured(run: Path, backend: str) -> str:
+    """The figures of the model's backend and of the bicubic control, from a run's tables."""
     record = json.loads((run / "run.json").read_text())
     summary = pd.read_parquet(run / "tables" / "summary.parquet")
     command, data = _cell(record["command"]), record["dataset"]
     lines = [f"`{command}`: {data['images']} images of `{_cell(data['spec'])}`.", ""]
     lines += ["| backend | metric | n | mean | 95 % interval |", "| --- | --- | --- | --- | --- |"]
-    for row in summary.to_dict("records"):
+    for row in summary[summary["backend"].isin((backend, "bicubic"))].to_dict("records"):
         interval = f"{row['low']:.4g} to {row['high']:.4g}"
         lines.append(f"| {_cell(row['backend'])} | {row['metric']} | {row['n']} | {row['mean']:.4g} | {interval} |")
     return "\n".join(lines) + "\n"

@@ -515,7 +515,7 @@ def test_a_card_is_made_from_the_log(folder: Path, monkeypatch: pytest.MonkeyPat
     assert text.count("| 12 | ") == 1
     assert f"{json.loads(lines[1])['validation_loss']:.4f}" in text
     assert "24 images of `utkface:x#test`" in text
-    assert "| a\\|b &lt;script> | psnr | 24 | 26.12 | 25 to 27 |" in text
+    assert "| sr3 | psnr | 24 | 26.12 | 25 to 27 |" in text
 
 
 @pytest.mark.parametrize("log", [None, "", "no json\n", "[1]\n", "{}\n"])
