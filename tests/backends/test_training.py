@@ -493,7 +493,7 @@ def make_run(folder: Path) -> Path:
     (run / "tables").mkdir(parents=True)
     record = {"command": "harness run", "dataset": {"images": 24, "spec": "utkface:x#test"}}
     (run / "run.json").write_text(json.dumps(record))
-    rows = [{"backend": "a|b\n<script>", "metric": "psnr", "n": 24, "mean": 26.1234, "low": 25.0, "high": 27.0}]
+    rows = [{"backend": "sr3", "metric": "psnr", "n": 24, "mean": 26.1234, "low": 25.0, "high": 27.0}]
     pd.DataFrame(rows).to_parquet(run / "tables" / "summary.parquet")
     return run
 
