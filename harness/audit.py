@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from harness.datasets import UNKNOWN
 from harness.plan import CLEAN
-from harness.score import CONTROL, group_attributes, identity, output_path
+from harness.score import BASELINE, CONTROL, group_attributes, identity, output_path
 from harness.set_measures import set_estimates
 from harness.statistics import (
     INSUFFICIENT,
@@ -30,7 +30,6 @@ from harness.statistics import (
 from harness.store import RunFolder
 from harness.timing import OTHER_LOAD_LIMIT
 
-BASELINE = "bicubic"
 WORST = 8
 SAMPLES = 6
 

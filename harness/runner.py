@@ -20,14 +20,12 @@ from harness.metrics import preflight
 from harness.plan import CLEAN, BackendSpec, Job, Step, parse_backend, plan
 from harness.prepare import prepare
 from harness.record import new_record, now
-from harness.score import CONTROL, identity, image_labels, output_path, score_run
+from harness.score import BASELINE, CONTROL, identity, image_labels, output_path, score_run
 from harness.session import Session, refused
 from harness.set_measures import measure_sets
 from harness.store import Row, RunFolder
 from harness.suite import Suite
 from harness.timing import drop_disturbed, is_timed, time_backend
-
-BASELINE = "bicubic"
 
 
 def run(job: Job, progress: Progress) -> RunFolder:
@@ -62,6 +60,8 @@ def backend_specs(job: Job) -> list[BackendSpec]:
     for spec in specs:
         if labels.count(spec.label) > 1 or spec.label == CONTROL:
             raise ConfigError(f"the name {spec.label!r} is taken; tell backends apart with name=, as in sr3,name=sr3-b")
+        if spec.label == BASELINE and (spec.name != BASELINE or spec.address):
+            raise ConfigError(f"the name {BASELINE!r} belongs to the control; choose another with name=")
         if spec.address is None and spec.name not in ENTRIES:
             raise ConfigError(f"no backend {spec.name!r}; known: {', '.join(ENTRIES)}, or attach one by NAME@HOST:PORT")
     return specs

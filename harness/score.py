@@ -17,6 +17,8 @@ from harness.store import Row, RunFolder, cache_key
 from harness.suite import Suite
 
 BATCH = 32
+BASELINE = "bicubic"
+"""The backend that every other one is compared with; it is part of every run."""
 CONTROL = "passthrough"
 """The control arm that returns the ground truth itself: it shows what the instruments say of a perfect output."""
 

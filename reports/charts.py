@@ -12,8 +12,9 @@ import altair as alt
 import pandas as pd
 from markupsafe import escape
 
+from harness.score import BASELINE
 from reports.findings import DISTORTION
-from reports.load import BASELINE, HEADLINE, Run
+from reports.load import HEADLINE, Run
 from reports.numbers import count
 
 COLOURS = ("#0072B2", "#C04E00", "#00805E", "#8E3B86", "#5B4A00", "#1B1464", "#B3123F")

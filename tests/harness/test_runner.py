@@ -197,6 +197,7 @@ def test_unusable_images_are_left_out_by_name(suite_file: SuiteFile, photos: Pat
         (["run", "faces", "--dataset", "folder:/no/such/folder"], "/no/such/folder"),
         (["run", "quick", "--backend", "sr4"], "no backend 'sr4'"),
         (["run", "quick", "--backend", "sr3", "--backend", "sr3"], "is taken"),
+        (["run", "quick", "--backend", "lanczos,name=bicubic"], "belongs to the control"),
         (["score", "/no/such/run"], "holds no run"),
         (["backends", "check", "sr4"], "no backend"),
         (["backends", "serve", "sr4"], "no backend"),

@@ -11,10 +11,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from harness.audit import COLUMNS
 from harness.errors import StoreError
 from reports.build import build
 from reports.html import page
-from reports.load import COLUMNS, load
+from reports.load import load
 
 Build = Callable[..., Path]
 HOSTILE = '<script>alert(1)</script>"><img src=http://evil.example/x onerror=alert(2)>|](http://evil.example)'
