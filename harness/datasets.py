@@ -1,19 +1,26 @@
-"""Labelled photos from UTKFace, Hugging Face parquet files, plain folders, or the portraits that come with the harness.
+"""Labelled photos: UTKFace, FairFace, CelebA, LFW, parquet files, plain folders, the portraits of the harness.
 
 `open_dataset("KIND:PATH[#SPLIT]")` lists the photos and their labels, and decodes nothing; `Dataset.image` decodes one.
 
 KIND        PATH                                                  labels from
 utkface     a folder of [age]_[gender]_[race]_[time].jpg,         the file names
             or UTKFace as parquet files                           the columns
+fairface    a folder of fairface_label_[SPLIT].csv and [SPLIT]/,  that table (SPLIT train or val)
+            or FairFace as parquet files                          the columns
+celeba      a folder of list_attr_celeba.txt (or .csv) and        Male 1 or -1: gender male or female,
+            img_align_celeba/ (or the images themselves)          Young 1 or -1: age young or not young
+lfw         a folder of [person]/[person]_[number].jpg            the folder, as `Record.identity`
 parquet     a parquet file, or a folder of them (#SPLIT picks)    the columns
 folder      a folder of images, searched in depth                 metadata.csv in it, if there is one
 synthetic   (none)                                                the columns of the embedded file
 
 Columns that become labels, in any case: race or ethnicity (as "race"), gender or sex (as "gender"), age, skin_tone.
-Labels are lower-case lines of at most 40 characters; a missing or unusable one is "unknown" and counted in the notes.
+Labels are lower-case lines of at most 40 characters, otherwise as the dataset writes them (latino_hispanic); a missing
+or unusable one is "unknown" and counted in the notes. CelebA has no race; its splits train, val and test are those of
+list_eval_partition.txt (or .csv), and without #SPLIT all its images are taken. LFW's people are no attribute: groups
+of one or two photos compare nothing.
 """
 
-import csv
 import hashlib
 import json
 import os
@@ -34,37 +41,48 @@ from numpy.typing import NDArray
 
 from harness import images
 from harness.errors import DatasetError, ImageError, one_line
+from harness.label_tables import (
+    FAIRFACE_SPLITS,
+    Labels,
+    choose_split,
+    fairface_table,
+    label_columns,
+    listing,
+    read_celeba,
+    read_celeba_split,
+    read_labels,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-KINDS = ("utkface", "folder", "parquet", "synthetic")
+KINDS = ("utkface", "fairface", "celeba", "lfw", "folder", "parquet", "synthetic")
 UNKNOWN = "unknown"
-UTKFACE_LICENCE = "UTKFace: non-commercial research only"
-SYNTHETIC_LICENCE = "Apache-2.0 (synthetic portraits, part of this project)"
+LICENCES = {
+    "utkface": "UTKFace: non-commercial research only",
+    "fairface": "FairFace: CC BY 4.0",
+    "celeba": "CelebA: non-commercial research only",
+    "lfw": "LFW: research use; see its site",
+    "synthetic": "Apache-2.0 (synthetic portraits, part of this project)",
+}
 AGE_RULE = (
     "years in bins of ten (0-9, 10-19, ... 60-69, 70+); under 0, over 116 or unreadable is unknown; "
-    "a dataset's own age ranges are kept"
+    "a dataset's own age ranges are kept, and so are young and not young"
 )
 MAX_AGE = 116
-LABEL_COLUMNS = {
-    "race": "race",
-    "ethnicity": "race",
-    "gender": "gender",
-    "sex": "gender",
-    "age": "age",
-    "skin_tone": "skin_tone",
-}
-FILE_COLUMNS = ("file_name", "image", "file", "path")
 IMAGE_COLUMNS = ("image", "img", "photo", "picture")
 CACHE_BYTES = 256 * 2**20  # compressed images of parquet files kept in memory, per dataset
 
 _GENDERS = {"0": "male", "1": "female"}
 _RACES = {"0": "white", "1": "black", "2": "asian", "3": "indian", "4": "other"}
 _MISSING = {"", "nan", "none", "null", "n/a", "na", "?", "-", UNKNOWN}
-_AGE_RANGE = re.compile(r"\d{1,3} ?(-|–|to) ?\d{1,3}|(more than|over|under|less than|>|<) ?\d{1,3}|\d{1,3} ?\+")
+_AGE_RANGE = re.compile(
+    r"\d{1,3} ?(-|–|to) ?\d{1,3}|(more than|over|under|less than|>|<) ?\d{1,3}|\d{1,3} ?\+|(not )?young"
+)
 _UTKFACE_NAME = re.compile(r"\d*_(\d*_){0,2}\d{8}")
+_TABLE = re.compile(r"metadata\.csv|(list_attr_celeba|list_eval_partition)\.(txt|csv)")
+_LFW_NAME = re.compile(r"(.+)_\d{4}")
 _ID_BYTES = 120
 _LABEL_LENGTH = 40
 
@@ -73,7 +91,8 @@ _LABEL_LENGTH = 40
 class Record:
     """One photo: its id (unique in the dataset, safe as a file name), labels by attribute, and where it comes from.
 
-    `read` returns the file's bytes or raises ImageError; `age_years` is there when the dataset tells years.
+    `read` returns the file's bytes or raises ImageError; `age_years` is there when the dataset tells years, `identity`
+    when it tells who this is.
     """
 
     id: str
@@ -81,6 +100,7 @@ class Record:
     read: Callable[[], bytes]
     source: str
     age_years: float | None = None
+    identity: str | None = None
 
 
 @dataclass(frozen=True)
@@ -129,12 +149,12 @@ def open_dataset(spec: str) -> Dataset:
     kind, path, split = _parse(spec)
     if kind == "synthetic":
         found = _read_parquet({"portraits": _embedded_portraits()})
-        name, licence = kind, SYNTHETIC_LICENCE
+        name = kind
     else:
         found = _find(kind, path, split)
-        name = _safe_id(kind if kind == "utkface" else path.resolve().name) + (f"-{_safe_id(split)}" if split else "")
-        licence = UTKFACE_LICENCE if kind == "utkface" else UNKNOWN
+        name = _safe_id(kind if kind in LICENCES else path.resolve().name) + (f"-{_safe_id(split)}" if split else "")
     records, notes = _records(found)
+    licence = LICENCES.get(kind, UNKNOWN)
     return Dataset(name, spec, licence, kind == "synthetic", tuple(found.attributes), records, found.notes + notes)
 
 
@@ -225,16 +245,22 @@ def _unknown_kind(spec: str, kind: str) -> str:
 
 
 def _find(kind: str, path: Path, split: str) -> _Found:
-    """Choose the loader: parquet files win where UTKFace comes as parquet."""
-    shards = _parquet_files(path) if kind != "folder" else []
+    """Choose the loader: parquet files win where UTKFace comes as parquet, FairFace's own tables win over them."""
+    if kind == "celeba":
+        return _read_celeba(path, split)
+    table = fairface_table(path, split) if kind == "fairface" else None
+    if table:
+        return _read_table(path, table, *_image_files(path / table.stem.rpartition("_")[2]))
+    shards = _parquet_files(path) if kind in {"parquet", "utkface", "fairface"} else []
+    if kind == "fairface" and not shards:
+        tables = " or ".join(f"fairface_label_{name}.csv" for name in FAIRFACE_SPLITS)
+        raise DatasetError(f"{path}: no {tables} and no parquet files in this folder; check the path")
     if kind == "parquet" or shards:
         return _read_parquet({str(file): file for file in _pick_split(path, shards, split)})
     if split:
-        raise DatasetError(f"{path}: #{one_line(split, 60)} selects parquet files and there are none; leave it out")
-    if not path.is_dir():
-        raise DatasetError(f"{path}: not a folder; give the folder that holds the images")
-    files, notes = _image_files(path)
-    return _read_utkface(path, files, notes) if kind == "utkface" else _read_folder(path, files, notes)
+        raise DatasetError(f"{path}: #{one_line(split, 60)} selects a split and these files have none; leave it out")
+    load = {"utkface": _read_utkface, "lfw": _read_lfw, "folder": _read_folder}[kind]
+    return load(path, *_image_files(path))
 
 
 # ---- from photos as found to records ----
@@ -256,7 +282,9 @@ def _record(key: str, photo: _Photo, attributes: Iterable[str]) -> Record:
     years = None
     if "age" in labels:
         labels["age"], years = age_group(photo.values.get("age"))
-    return Record(key, labels, photo.read, one_line(photo.source, 160), years)
+    person = photo.values.get("identity")
+    identity = one_line(str(person), 120) if person else None
+    return Record(key, labels, photo.read, one_line(photo.source, 160), years, identity)
 
 
 def _by_id(record: Record) -> str:
@@ -328,8 +356,10 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _image_files(folder: Path) -> tuple[list[Path], list[str]]:
-    """Files with an image's suffix, and a note on the others."""
-    files = [file for file in _walk(folder) if file.name != "metadata.csv"]
+    """Files with an image's suffix, and a note on the others that are no label tables."""
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: not a folder; give the folder that holds the images")
+    files = [file for file in _walk(folder) if not _TABLE.fullmatch(file.name)]
     chosen = [file for file in files if file.suffix.lower() in images.SUFFIXES]
     others = [file for file in files if file.suffix.lower() not in images.SUFFIXES]
     if not chosen:
@@ -368,73 +398,69 @@ def _file_photo(folder: Path, file: Path, values: Mapping[str, object]) -> _Phot
 def _read_folder(folder: Path, files: Sequence[Path], notes: list[str]) -> _Found:
     """Photos labelled by metadata.csv, if there is one."""
     table = folder / "metadata.csv"
-    if not table.exists():
-        return _Found([_file_photo(folder, file, {}) for file in files], (), notes)
-    listed, columns, more = _read_metadata(table)
-    names = {file.relative_to(folder).as_posix(): file for file in files}
-    notes = notes + more + _mismatch_notes(set(names), set(listed))
-    attributes = tuple(dict.fromkeys(columns.values()))
-    rows = {name: {columns[key]: value for key, value in listed.get(name, {}).items()} for name in names}
-    return _Found([_file_photo(folder, file, rows[name]) for name, file in names.items()], attributes, notes)
+    if table.exists():
+        return _read_table(folder, table, files, notes)
+    return _Found([_file_photo(folder, file, {}) for file in files], (), notes)
 
 
-def _mismatch_notes(present: set[str], listed: set[str]) -> list[str]:
+def _read_table(folder: Path, table: Path, files: Sequence[Path], notes: list[str]) -> _Found:
+    """Photos labelled by a CSV file that names them by their path in the folder."""
+    named = [(file.relative_to(folder).as_posix(), file) for file in files]
+    return _labelled(folder, named, read_labels(table), notes)
+
+
+def _labelled(folder: Path, named: Sequence[tuple[str, Path]], labels: Labels, notes: list[str]) -> _Found:
+    """Photos with what a table lists under their names; all files stay in."""
+    photos = [_file_photo(folder, file, labels.rows.get(name, {})) for name, file in named]
+    more = _mismatch_notes({name for name, _ in named}, labels)
+    return _Found(photos, labels.attributes, notes + labels.notes + more)
+
+
+def _mismatch_notes(present: set[str], labels: Labels) -> list[str]:
+    """Notes on images that are listed and not there, or there and not listed."""
+    listed, table = set(labels.rows), labels.table
     absent, unlisted = sorted(listed - present), sorted(present - listed)
     notes = []
     if absent:
         first = one_line(absent[0], 60)
-        notes.append(f"{len(absent)} of {len(listed)} images in metadata.csv are not there, {first} for one: left out")
+        notes.append(f"{len(absent)} of {len(listed)} images in {table} are not there, {first} for one: left out")
     if unlisted:
         first = one_line(unlisted[0], 60)
-        notes.append(f"{len(unlisted)} of {len(present)} images are not in metadata.csv, {first} for one: no labels")
+        notes.append(f"{len(unlisted)} of {len(present)} images are not in {table}, {first} for one: no labels")
     return notes
 
 
-def _read_metadata(table: Path) -> tuple[dict[str, dict[str, str]], dict[str, str], list[str]]:
-    """Rows of label columns by file name, the attribute of each label column, and notes."""
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines)
-            header = list(reader.fieldnames or [])
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = one_line(str(error), 100)
-        raise DatasetError(f"{table}: not a readable CSV file in UTF-8 ({reason}); repair or remove it") from error
-    key = _file_column(header, table)
-    columns, notes = _label_columns([name for name in header if name != key])
-    listed: dict[str, dict[str, str]] = {}
-    for row in rows:
-        name = PurePosixPath((row[key] or "").strip().replace("\\", "/")).as_posix()
-        listed.setdefault(name, {column: row[column] or "" for column in columns})
-    if len(listed) < len(rows):
-        notes.append(f"{len(rows) - len(listed)} rows of metadata.csv repeat an image: the first row counts")
-    return listed, columns, notes
+def _read_celeba(folder: Path, split: str) -> _Found:
+    """Photos of CelebA, found by file name in any depth and labelled by the attribute list."""
+    places = (folder / "img_align_celeba", folder / "Img" / "img_align_celeba")
+    files, notes = _image_files(next((place for place in places if place.is_dir()), folder))
+    labels = read_celeba(folder)
+    if split:
+        members, assigned = read_celeba_split(folder, split)
+        stray = sum(file.name not in assigned for file in files)
+        if stray:
+            notes.append(f"{stray} of {len(files)} images are in no split of CelebA's partition list: left out")
+        files = [file for file in files if file.name in members]
+        labels = labels._replace(rows={name: row for name, row in labels.rows.items() if name in members})
+    if not files:
+        raise DatasetError(f"{folder}: none of its images is in split #{split}; check list_eval_partition")
+    return _labelled(folder, [(file.name, file) for file in files], labels, notes)
 
 
-def _file_column(header: Sequence[str], table: Path) -> str:
-    lower = {name.strip().lower(): name for name in header}
-    for name in FILE_COLUMNS:
-        if name in lower:
-            return lower[name]
-    raise DatasetError(f"{table}: no column of file names; name it file_name (columns: {_listing(header)})")
+def _read_lfw(folder: Path, files: Sequence[Path], notes: list[str]) -> _Found:
+    """Photos of people told by their folder; people are no groups to audit, so there are no attributes."""
+    photos = [_file_photo(folder, file, {"identity": _lfw_person(file)}) for file in files]
+    strangers = sum(photo.values["identity"] is None for photo in photos)
+    if strangers == len(photos):
+        raise DatasetError(f"{folder}: no file is named [person]/[person]_[number]; for other photos use folder:")
+    note = f"{strangers} of {len(photos)} images do not carry the name of their folder: their identity is not known"
+    return _Found(photos, (), [*notes, note] if strangers else notes)
 
 
-def _label_columns(header: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """The attribute of each label column, by `LABEL_COLUMNS`; a note on the columns that are not used."""
-    lower = {name.strip().lower(): name for name in header}
-    columns: dict[str, str] = {}
-    for name, attribute in LABEL_COLUMNS.items():
-        if name in lower and attribute not in columns.values():
-            columns[lower[name]] = attribute
-    ignored = [name for name in lower.values() if name not in columns]
-    note = f"columns that are no known label, ignored: {_listing(ignored)}"
-    return columns, [note] if ignored else []
-
-
-def _listing(names: Sequence[str]) -> str:
-    """A few names as a bounded line."""
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(one_line(name, 40) for name in names[:8]) + more
+def _lfw_person(file: Path) -> str | None:
+    """The person of Name_Surname/Name_Surname_0001.jpg: Name_Surname."""
+    match = _LFW_NAME.fullmatch(file.stem)
+    return match[1] if match and match[1] == file.parent.name else None
 
 
 # ---- parquet files ----
@@ -462,12 +488,8 @@ def _pick_split(path: Path, shards: Sequence[Path], split: str) -> list[Path]:
     """The shards of one split; without a name, there must be only one split."""
     if not shards:
         raise DatasetError(f"{path}: no parquet files in this folder; check the path")
-    splits = sorted({_split_name(shard) for shard in shards})
-    if not split and len(splits) > 1:
-        raise DatasetError(f"{path}: several splits ({_listing(splits)}); choose one, as in #{one_line(splits[0], 40)}")
-    if split and split not in splits:
-        raise DatasetError(f"{path}: no split #{one_line(split, 60)}; there is {_listing(splits)}")
-    return [shard for shard in shards if not split or _split_name(shard) == split]
+    chosen = choose_split(path, map(_split_name, shards), split)
+    return [shard for shard in shards if _split_name(shard) == chosen]
 
 
 def _split_name(shard: Path) -> str:
@@ -500,7 +522,7 @@ def _read_shard(name: str, source: "Path | pa.BufferReader", store: "_RowGroups"
     try:
         file = pq.ParquetFile(source)
         image, has_path = _image_column(file.schema_arrow, name)
-        columns, notes = _label_columns([column for column in file.schema_arrow.names if column != image])
+        columns, notes = label_columns([column for column in file.schema_arrow.names if column != image])
         table = file.read(columns=[*columns, *([f"{image}.path"] if has_path else [])])
     except (OSError, pa.ArrowException) as error:
         reason = one_line(str(error), 100)
@@ -531,7 +553,7 @@ def _image_column(schema: "pa.Schema", name: str) -> tuple[str, bool]:
             found[field.name] = "path" in parts
     chosen = next((column for column in IMAGE_COLUMNS if column in found), None) or next(iter(found), None)
     if chosen is None:
-        has = _listing(schema.names)
+        has = listing(schema.names)
         raise DatasetError(f"{one_line(name)}: no column with image bytes; store the files themselves (columns: {has})")
     return chosen, found[chosen]
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -153,20 +154,21 @@ def test_utkface_of_other_names_is_refused(tmp_path: Path) -> None:
         ("3-9", "3-9", None),
         ("More than 70", "more than 70", None),
         ("70+", "70+", None),
+        ("Not young", "not young", None),
     ],
 )
 def test_age_group(value: object, label: str, years: float | None) -> None:
-    """Years fall into bins of ten up to 70+, ranges are kept, anything else is unknown."""
+    """Years fall into bins of ten up to 70+, ranges and young or not are kept, anything else is unknown."""
     assert age_group(value) == (label, years)
 
 
-# ---- parquet ----
+# ---- FairFace ----
 
 
 @needs_fairface
 def test_fairface_keeps_its_races_and_age_ranges() -> None:
-    """FairFace opens as plain parquet: 200 photos for each of seven races, its own age ranges, no note."""
-    dataset = open_dataset(f"parquet:{FAIRFACE}")
+    """The FairFace parquet has 200 photos for each of seven races, its own age ranges, its licence, and no note."""
+    dataset = open_dataset(f"fairface:{FAIRFACE}#test")
     races = list(labels(dataset, "race").values())
     assert {race: races.count(race) for race in races} == dict.fromkeys(
         ["white", "black", "east asian", "southeast asian", "indian", "latino_hispanic", "middle eastern"], 200
@@ -174,8 +176,210 @@ def test_fairface_keeps_its_races_and_age_ranges() -> None:
     assert {"0-2", "3-9", "20-29", "more than 70"} >= set(labels(dataset, "age").values()) - {
         f"{a}0-{a}9" for a in range(1, 7)
     }
-    assert dataset.licence == "unknown"
+    assert dataset.attributes == ("race", "gender", "age")
+    assert (dataset.name, dataset.licence) == ("fairface-test", "FairFace: CC BY 4.0")
     assert dataset.notes == []
+    assert all(record.age_years is None for record in dataset.records)
+
+
+@needs_fairface
+def test_fairface_folder_equals_parquet(tmp_path: Path) -> None:
+    """FairFace's original layout, rebuilt from the parquet, gives the same ids, labels and photos, and its hash."""
+    packed = open_dataset(f"fairface:{FAIRFACE}")
+    some = packed.records[::50]
+    (tmp_path / "val").mkdir()
+    rows = ["file,age,gender,race,service_test"]
+    for record in some:
+        (tmp_path / "val" / f"{record.id}.jpg").write_bytes(record.read())
+        group = record.labels
+        rows.append(f"val/{record.id}.jpg,{group['age']},{group['gender'].title()},{group['race'].title()},True")
+    (tmp_path / "fairface_label_val.csv").write_text("\n".join(rows))
+    loose = open_dataset(f"fairface:{tmp_path}#val")
+    assert [(r.id, r.labels) for r in loose.records] == [(r.id, r.labels) for r in some]
+    assert dataset_hash(loose) == dataset_hash(replace(packed, records=some))
+    assert (loose.name, loose.licence) == ("fairface-val", packed.licence)
+    assert loose.notes == ["columns that are no known label, ignored: service_test"]
+
+
+def write_fairface(folder: Path) -> Path:
+    """FairFace as published: two photos and a table for train; for val an unlisted, an absent and an odd one too."""
+    write_photos(folder, "train/1.jpg", "train/2.jpg", "val/1.jpg", "val/2.jpg", "val/3.jpg")
+    head = "file,age,gender,race\n"
+    train = "train/1.jpg,3-9,Male,East Asian\ntrain/2.jpg,more than 70,Female,Latino_Hispanic\n"
+    (folder / "fairface_label_train.csv").write_text(head + train)
+    val = "val/1.jpg,3-Sep,Male,\nval/2.jpg,0-2,,White\nval/9.jpg,0-2,Male,White\n"
+    (folder / "fairface_label_val.csv").write_text(head + val)
+    return folder
+
+
+def test_fairface_splits_have_tables_of_their_own(tmp_path: Path) -> None:
+    """A split of the original layout holds its own photos only; among two, one has to be chosen."""
+    write_fairface(tmp_path)
+    train = open_dataset(f"fairface:{tmp_path}#train")
+    assert train.notes == []
+    assert [record.source for record in train.records] == ["train/1.jpg", "train/2.jpg"]
+    assert labels(train, "race") == {"1": "east asian", "2": "latino_hispanic"}
+    assert labels(train, "age") == {"1": "3-9", "2": "more than 70"}
+    assert "several splits (train, val)" in refusal(f"fairface:{tmp_path}")
+    assert "no split #test; there is train, val" in refusal(f"fairface:{tmp_path}#test")
+    (tmp_path / "fairface_label_train.csv").unlink()
+    assert open_dataset(f"fairface:{tmp_path}").records[0].source == "val/1.jpg"
+
+
+def test_fairface_mismatches_are_counted(tmp_path: Path) -> None:
+    """Photos without a row stay in as unknown, rows without a photo and unusable labels are counted."""
+    dataset = open_dataset(f"fairface:{write_fairface(tmp_path)}#val")
+    assert labels(dataset, "race") == {"1": "unknown", "2": "white", "3": "unknown"}
+    assert labels(dataset, "age") == {"1": "unknown", "2": "0-2", "3": "unknown"}
+    assert dataset.notes == [
+        "1 of 3 images in fairface_label_val.csv are not there, val/9.jpg for one: left out",
+        "1 of 3 images are not in fairface_label_val.csv, val/3.jpg for one: no labels",
+        "2 of 3 images have no usable race label: counted as unknown",
+        "2 of 3 images have no usable gender label: counted as unknown",
+        "2 of 3 images have no usable age label: counted as unknown",
+    ]
+
+
+def test_fairface_without_a_table_or_photos_is_refused(tmp_path: Path) -> None:
+    """No table, a table without file names and a table without its folder each get one line."""
+    write_photos(tmp_path, "a.jpg")
+    assert "no fairface_label_train.csv or fairface_label_val.csv and no parquet" in refusal(f"fairface:{tmp_path}")
+    (tmp_path / "fairface_label_val.csv").write_text("file,race\nval/1.jpg,White\n")
+    assert "val: not a folder" in refusal(f"fairface:{tmp_path}")
+    write_photos(tmp_path, "val/1.jpg")
+    (tmp_path / "fairface_label_val.csv").write_text("name,race\nval/1.jpg,White\n")
+    assert "no column of file names" in refusal(f"fairface:{tmp_path}")
+
+
+# ---- CelebA ----
+
+CELEBA_LIST = """6
+5_o_Clock_Shadow Male Smiling Young \r
+000001.jpg -1  1  1 -1
+000002.jpg  1 -1  1  1
+000003.jpg  1 -1  1
+000004.jpg  1  0  1  1
+000006.jpg  1  1  1  1
+
+000001.jpg  1 -1  1  1
+"""
+
+
+def write_celeba(folder: Path, images: str = "img_align_celeba") -> Path:
+    """CelebA with five photos: one not listed, one of a torn line, one without a gender; one listed is absent."""
+    write_photos(folder / images, *(f"00000{i}.jpg" for i in range(1, 6)))
+    (folder / "list_attr_celeba.txt").write_text(CELEBA_LIST)
+    return folder
+
+
+def test_celeba_labels_and_mismatches(tmp_path: Path) -> None:
+    """Male tells the gender and Young the age group; whatever a list lacks is unknown and counted."""
+    dataset = open_dataset(f"celeba:{write_celeba(tmp_path)}")
+    assert (dataset.name, dataset.licence) == ("celeba", "CelebA: non-commercial research only")
+    assert dataset.attributes == ("gender", "age")
+    assert [(r.id, r.labels["gender"], r.labels["age"]) for r in dataset.records] == [
+        ("000001", "male", "not young"),
+        ("000002", "female", "young"),
+        ("000003", "unknown", "unknown"),
+        ("000004", "unknown", "young"),
+        ("000005", "unknown", "unknown"),
+    ]
+    assert dataset.notes == [
+        "columns that are no known label, ignored: 5_o_Clock_Shadow, Smiling",
+        "1 rows of list_attr_celeba.txt repeat an image: the first row counts",
+        "1 of 5 images in list_attr_celeba.txt are not there, 000006.jpg for one: left out",
+        "1 of 5 images are not in list_attr_celeba.txt, 000005.jpg for one: no labels",
+        "3 of 5 images have no usable gender label: counted as unknown",
+        "2 of 5 images have no usable age label: counted as unknown",
+    ]
+
+
+@pytest.mark.parametrize("images", [".", "img_align_celeba/img_align_celeba", "Img/img_align_celeba"])
+def test_celeba_csv_and_layouts_equal_text(tmp_path: Path, images: str) -> None:
+    """Lists as CSV, in folders of their own, and images in other places give the same dataset."""
+    text, other = write_celeba(tmp_path / "text"), write_celeba(tmp_path / "csv", images)
+    (other / "list_attr_celeba.txt").unlink()
+    (other / "Anno").mkdir()
+    rows = [",".join(line.split()) for line in CELEBA_LIST.splitlines()[1:]]
+    (other / "Anno" / "list_attr_celeba.csv").write_text("image_id," + "\n".join(rows))
+    loose, packed = open_dataset(f"celeba:{text}"), open_dataset(f"celeba:{other}")
+    assert dataset_hash(loose) == dataset_hash(packed)
+    assert [note.replace(".csv", ".txt") for note in packed.notes] == loose.notes
+
+
+@pytest.mark.parametrize("suffix", ["txt", "csv"])
+def test_celeba_splits_follow_the_partition_list(tmp_path: Path, suffix: str) -> None:
+    """0, 1, 2 are train, val, test; photos without a line in the list are left out of a split, with a note."""
+    write_celeba(tmp_path)
+    lines = ["image_id,partition"] * (suffix == "csv") + [
+        "000001.jpg,0",
+        "000002.jpg,2",
+        "000003.jpg,2",
+        "000004.jpg,7",
+    ]
+    text = "\n".join(lines)
+    (tmp_path / f"list_eval_partition.{suffix}").write_text(text if suffix == "csv" else text.replace(",", " "))
+    test = open_dataset(f"celeba:{tmp_path}#test")
+    assert test.name == "celeba-test"
+    assert labels(test, "gender") == {"000002": "female", "000003": "unknown"}
+    assert test.notes[0] == "2 of 5 images are in no split of CelebA's partition list: left out"
+    assert not [note for note in test.notes if "are not there" in note]
+    assert [record.id for record in open_dataset(f"celeba:{tmp_path}#train").records] == ["000001"]
+    assert len(open_dataset(f"celeba:{tmp_path}").records) == 5
+    assert "none of its images is in split #val" in refusal(f"celeba:{tmp_path}#val")
+    assert "no split #valid; there is test, train, val" in refusal(f"celeba:{tmp_path}#valid")
+
+
+def test_celeba_without_lists_is_refused(tmp_path: Path) -> None:
+    """A missing or foreign attribute list, a missing partition list and a missing folder are each named."""
+    write_celeba(tmp_path)
+    assert "no list_eval_partition.txt or list_eval_partition.csv" in refusal(f"celeba:{tmp_path}#test")
+    assert "not a folder" in refusal(f"celeba:{tmp_path / 'list_attr_celeba.txt'}")
+    (tmp_path / "list_attr_celeba.txt").write_text("000001.jpg 1 1\n000002.jpg 1 1\n")
+    assert "no attribute Male or Young" in refusal(f"celeba:{tmp_path}")
+    (tmp_path / "list_attr_celeba.txt").write_bytes(b"\xff\xfe")
+    assert "not a readable text file" in refusal(f"celeba:{tmp_path}")
+    (tmp_path / "list_attr_celeba.txt").unlink()
+    assert "no list_attr_celeba.txt or list_attr_celeba.csv" in refusal(f"celeba:{tmp_path}")
+
+
+# ---- LFW ----
+
+
+def test_lfw_people_are_identities_not_groups(tmp_path: Path) -> None:
+    """The folder's person is each record's identity and no attribute; photos of no person are counted."""
+    names = ["Ana_Li/Ana_Li_0001.jpg", "Ana_Li/Ana_Li_0002.jpg", "Bo/Bo_0001.jpg", "Bo/Ana_Li_0003.jpg", "stray.jpg"]
+    dataset = open_dataset(f"lfw:{write_photos(tmp_path / 'lfw', *names)}")
+    assert (dataset.name, dataset.licence) == ("lfw", "LFW: research use; see its site")
+    assert dataset.attributes == ()
+    assert [(record.id, record.identity) for record in dataset.records] == [
+        ("Ana_Li_0001", "Ana_Li"),
+        ("Ana_Li_0002", "Ana_Li"),
+        ("Ana_Li_0003", None),
+        ("Bo_0001", "Bo"),
+        ("stray", None),
+    ]
+    assert dataset.notes == ["2 of 5 images do not carry the name of their folder: their identity is not known"]
+
+
+def test_lfw_of_other_names_is_refused(tmp_path: Path) -> None:
+    """A folder without any person's folder is not LFW, and LFW has no splits."""
+    write_photos(tmp_path, "a/b_0001.jpg")
+    assert "use folder:" in refusal(f"lfw:{tmp_path}")
+    assert "leave it out" in refusal(f"lfw:{tmp_path}#test")
+
+
+# ---- parquet ----
+
+
+@needs_fairface
+def test_plain_parquet_says_no_licence() -> None:
+    """The same file as plain parquet has the same labels and photos, under a licence unknown."""
+    plain = open_dataset(f"parquet:{FAIRFACE}")
+    assert plain.licence == "unknown"
+    assert [(r.id, r.labels) for r in plain.records] == [
+        (r.id, r.labels) for r in open_dataset(f"fairface:{FAIRFACE}").records
+    ]
 
 
 def test_labels_are_normalised_and_other_columns_noted(tmp_path: Path) -> None:
@@ -371,7 +575,7 @@ def test_hostile_paths_in_parquet_stay_file_names(tmp_path: Path) -> None:
     [
         ("utkfaces:/x", "did you mean utkface?"),
         ("Folder:/x", "did you mean folder?"),
-        ("zzz:/x", "one of utkface, folder, parquet, synthetic"),
+        ("zzz:/x", "one of utkface, fairface, celeba, lfw, folder, parquet, synthetic"),
         ("folder:", "no path given"),
         ("folder", "no path given"),
         ("", "unknown kind"),
