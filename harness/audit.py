@@ -27,9 +27,11 @@ from harness.statistics import (
     percentile,
     verdict,
 )
-from harness.store import RunFolder
+from harness.store import RunFolder, read_table
 from harness.timing import OTHER_LOAD_LIMIT
 
+LEVEL = 0.05
+"""Level of the tests for gaps, after adjustment for their number."""
 WORST = 8
 SAMPLES = 6
 
@@ -40,8 +42,9 @@ COLUMNS = {
     "differences": "backend baseline metric n mean low high verdict",
     "pairs": "first second metric n mean low high verdict",
     "groups": "backend metric attribute group n mean low high gain gain_low gain_high status",
-    "gaps": "backend metric attribute best worst gap ratio null_mean null_p95 p_value groups verdict",
-    "noise": "backend metric severity sigma n mean low high difference difference_low difference_high added",
+    "gaps": "backend metric attribute best worst gap ratio null_mean null_p95 p_value p_adjusted groups verdict",
+    "noise": "backend metric severity sigma n mean low high difference difference_low difference_high "
+    "added added_low added_high",
     "speed": "backend batch n end_to_end_p50 end_to_end_p90 end_to_end_p95 end_to_end_p99 compute_p50 transport_p50 "
     "images_per_s cold_start_s peak_memory_mb ratio_compute_bicubic valid note",
     "worst": "backend metric rank image value input output target",
@@ -70,7 +73,7 @@ class Scores:
         rows = folder.rows()
         current = pd.DataFrame([identity(b, "") for b in record["backends"]], columns=IDENTITY, dtype="str")
         keep = pd.MultiIndex.from_frame(rows[IDENTITY]).isin(pd.MultiIndex.from_frame(current))
-        return cls(folder, record, rows[keep], pd.read_parquet(folder.path / "images.parquet"))
+        return cls(folder, record, rows[keep], read_table(folder.path / "images.parquet"))
 
     @property
     def labels(self) -> list[str]:
@@ -252,7 +255,20 @@ def gaps(scores: Scores) -> pd.DataFrame:
             judged = judged[judged.isin(sizes.index[sizes >= INSUFFICIENT]) & (judged != UNKNOWN)]
             who = {"backend": label, "metric": metric, "attribute": attribute}
             rows.append(who | _gap(values[judged.index].to_numpy(float), judged, scores.higher_is_better(metric)))
-    return _frame("gaps", rows)
+    return _adjusted(_frame("gaps", rows))
+
+
+def _adjusted(gaps: pd.DataFrame) -> pd.DataFrame:
+    """Benjamini-Hochberg over all gaps of the table that were tested: the verdict uses the adjusted p."""
+    from statsmodels.stats.multitest import multipletests
+
+    tested = gaps["p_value"].notna()
+    gaps = gaps.astype({"p_adjusted": float, "verdict": object})
+    if tested.any():
+        gaps.loc[tested, "p_adjusted"] = multipletests(gaps.loc[tested, "p_value"].astype(float), method="fdr_bh")[1]
+        found = gaps.loc[tested, "p_adjusted"].astype(float) < LEVEL
+        gaps.loc[tested, "verdict"] = np.where(found, "gap", "not separated from chance")
+    return gaps
 
 
 def _gap(values: Float, groups: pd.Series, higher_is_better: bool) -> dict[str, Any]:  # noqa: FBT001
@@ -263,7 +279,6 @@ def _gap(values: Float, groups: pd.Series, higher_is_better: bool) -> dict[str, 
     frame = _metric_frame(values, groups)
     order = frame.by_group.sort_values(ascending=not higher_is_better)
     test = gap_test(values, list(groups))
-    word = "gap" if test.p_value < 0.05 else "not separated from chance"
     return {
         "best": str(order.index[0]),
         "worst": str(order.index[-1]),
@@ -273,7 +288,6 @@ def _gap(values: Float, groups: pd.Series, higher_is_better: bool) -> dict[str, 
         "null_p95": test.null_p95,
         "p_value": test.p_value,
         "groups": count,
-        "verdict": word,
     }
 
 
@@ -314,8 +328,13 @@ def _noise_cell(table: pd.DataFrame, clean: pd.DataFrame, label: str) -> dict[st
         | _mean(values)
         | {"difference": float(against.mean()) if len(against) else np.nan}
         | {"difference_low": low, "difference_high": high}
-        | {"added": float(added.mean()) if len(added) else np.nan}
+        | {f"added{part}": figure for part, figure in zip(("", "_low", "_high"), _interval(added), strict=True)}
     )
+
+
+def _interval(values: Float) -> tuple[float, float, float]:
+    low, high = bootstrap_interval(values)
+    return float(values.mean()) if len(values) else np.nan, low, high
 
 
 def speed(scores: Scores) -> pd.DataFrame:
@@ -330,7 +349,8 @@ def speed(scores: Scores) -> pd.DataFrame:
         if batch > 1:
             rows.append(_speed_row(label, batch, "batch_", single))
     frame = _frame("speed", rows)
-    base = frame[frame["backend"] == BASELINE].set_index("batch")["compute_p50"]
+    sound = (frame["backend"] == BASELINE) & frame["valid"].eq(True)
+    base = frame[sound].set_index("batch")["compute_p50"]
     return frame.assign(ratio_compute_bicubic=frame["compute_p50"] / frame["batch"].map(base))
 
 
@@ -345,9 +365,14 @@ def _speed_row(label: str, batch: int, prefix: str, values: dict[str, Float]) ->
         | {"transport_p50": percentile(values[f"{prefix}transport_s"], 50)}
         | {"images_per_s": batch * len(total) / float(total.sum())}
         | {"cold_start_s": float(values["cold_start_s"][-1]), "peak_memory_mb": float(values["peak_memory_mb"][-1])}
-        | {"valid": load_ <= OTHER_LOAD_LIMIT}
-        | {"note": "" if load_ <= OTHER_LOAD_LIMIT else f"others used {load_:.2f} cores during the pass; run it again"}
+        | {"valid": not load_ > OTHER_LOAD_LIMIT, "note": _load_note(load_)}
     )
+
+
+def _load_note(load: float) -> str:
+    if np.isnan(load):
+        return "attached by address: the load of others is unknown"
+    return f"others used {load:.2f} cores during the pass; run it again" if load > OTHER_LOAD_LIMIT else ""
 
 
 def _pictures(scores: Scores, label: str, image: str) -> dict[str, str]:

@@ -90,12 +90,13 @@ def run(
         spec = dataset or chosen.dataset
         if spec is None:
             raise ConfigError(f"suite {chosen.name} needs a dataset: give --dataset KIND:PATH[#SPLIT]")
-        folder = output or default_output(chosen, spec, limit)
+        folder = output or default_output(chosen, spec, backend or (), limit)
         command = shlex.join(["harness", *sys.argv[1:]])
         job = Job(chosen, spec, tuple(backend or ()), folder, limit, command)
         with new_progress() as progress:
             result = run_job(job, progress)
-        failed = _finish(result)
+        with result.locked():
+            failed = _finish(result)
     raise typer.Exit(int(failed))
 
 
@@ -109,10 +110,11 @@ def score(run_folder: RunArgument) -> None:
         from harness.store import open_run
 
         folder = open_run(run_folder)
-        with folder.locked(), new_progress() as progress:
-            score_run(folder, progress)
-            measure_sets(folder, progress)
-        failed = _finish(folder)
+        with folder.locked():
+            with new_progress() as progress:
+                score_run(folder, progress)
+                measure_sets(folder, progress)
+            failed = _finish(folder)
     raise typer.Exit(int(failed))
 
 
@@ -122,7 +124,9 @@ def report(run_folder: RunArgument) -> None:
     with one_line_errors():
         from harness.store import open_run
 
-        failed = _finish(open_run(run_folder))
+        folder = open_run(run_folder)
+        with folder.locked():
+            failed = _finish(folder)
     raise typer.Exit(int(failed))
 
 

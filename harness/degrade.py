@@ -5,6 +5,8 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.errors import ImageError
+from harness.images import centre_square
 from harness.resize import resize, to_uint8
 
 Pixels = NDArray[np.uint8]
@@ -17,10 +19,18 @@ def seed_of(*parts: object) -> int:
 
 
 def make_target(image: Pixels, high: int, kernel: str = "bicubic") -> Pixels:
-    """The (high, high, 3) ground truth of a photo: its centre square, resized, rounded to 8 bit."""
-    side = min(image.shape[:2])
-    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    square = image[top : top + side, left : left + side]
+    """The (high, high, 3) ground truth of a photo: its centre square, resized, rounded to 8 bit.
+
+    Raises:
+        ImageError: the photo is smaller than the target; enlarging it would make a ground truth of bicubic's own.
+    """
+    square = centre_square(image)
+    side = len(square)
+    if side < high:
+        size = f"{image.shape[1]} x {image.shape[0]}"
+        raise ImageError(
+            f"{size} pixels are fewer than the target's {high} a side; use larger photos or a smaller high"
+        )
     return square if side == high else to_uint8(resize(square.astype(np.float64), high, high, kernel))
 
 

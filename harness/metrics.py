@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Images = NDArray[np.uint8]
 Float = NDArray[np.float64]
 
+ROUNDING = 1e-20  # a mean squared error below this is rounding of double precision
 WINDOW = 11  # side of SSIM's window, in pixels
 SIGMA = 1.5  # its standard deviation
 LPIPS_MINIMUM = 32  # pixels a side, what AlexNet needs; the authors advise 64
@@ -146,7 +147,8 @@ def _on_luma(measure: Callable[[Float, Float], float], outputs: Images, targets:
 def _lr_mse(outputs: Images, inputs: Images, _: int) -> Float:
     height, width = inputs.shape[1:3]
     pairs = zip(outputs, inputs, strict=True)
-    return np.array([np.mean(np.square(resize(output / 255, height, width) - low / 255)) for output, low in pairs])
+    mse = np.array([np.mean(np.square(resize(output / 255, height, width) - low / 255)) for output, low in pairs])
+    return np.where(mse < ROUNDING, 0.0, mse)
 
 
 def _lr_psnr(outputs: Images, inputs: Images, scale: int) -> Float:

@@ -1,22 +1,48 @@
 """Decodes a dataset once and writes what the backends will receive: targets, inputs, and the table of images."""
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.datasets import Dataset, Record, dataset_hash
+from harness.datasets import Dataset, Record
 from harness.degrade import gaussian_noise, make_input, make_target, seed_of
 from harness.errors import DatasetError, ImageError, StoreError
+from harness.metrics import METRICS
 from harness.plan import CLEAN, Step
-from harness.store import RunFolder
+from harness.store import RunFolder, read_table, write_atomic
 from harness.suite import Suite
 
 
-def prepare(
-    folder: RunFolder, dataset: Dataset, suite: Suite, steps: Sequence[Step], tick: Callable[[], None]
+def identity_of(dataset_sha256: str, suite: Suite) -> str:
+    """What a run folder is for: the images, the suite, and the recipes of its metrics."""
+    recipes = [METRICS[name].recipe for name in sorted(suite.used_metrics)]
+    return hashlib.sha256(json.dumps([dataset_sha256, suite.sha256, recipes]).encode()).hexdigest()
+
+
+def _claim(folder: RunFolder, identity: str) -> None:
+    """Mark an empty folder as this run's before anything is written into it; refuse another run's."""
+    stamp = folder.path / "identity"
+    if stamp.exists():
+        if stamp.read_text(errors="replace") != identity:
+            raise StoreError(f"{folder.path}: holds a run of other images or another suite; choose another --output")
+        return
+    if any(p.name != ".lock" for p in folder.path.iterdir()):
+        raise StoreError(f"{folder.path}: is not empty and holds no run of this version; choose another --output")
+    write_atomic(stamp, identity.encode())
+
+
+def prepare(  # noqa: PLR0913, PLR0917 - everything that a picture's way begins with
+    folder: RunFolder,
+    dataset: Dataset,
+    dataset_sha256: str,
+    suite: Suite,
+    steps: Sequence[Step],
+    tick: Callable[[], None],
 ) -> pd.DataFrame:
     """Write targets and inputs, and return the table of images: id, seed, labels, and an error where one is unusable.
 
@@ -26,18 +52,15 @@ def prepare(
         StoreError: the folder was prepared from other images or for another suite.
         DatasetError: no image of the dataset can be used.
     """
-    identity = hashlib.sha256(f"{dataset_hash(dataset)} {suite.sha256}".encode()).hexdigest()
+    _claim(folder, identity_of(dataset_sha256, suite))
     table = folder.path / "images.parquet"
     if table.exists():
-        images = pd.read_parquet(table)
-        if set(images["prepared"]) != {identity}:
-            raise StoreError(f"{folder.path}: holds a run of other images or another suite; choose another --output")
-        return images
+        return read_table(table)
     rows = []
     for record in dataset.records:
         rows.append(_prepare_image(folder, dataset, record, suite, steps))
         tick()
-    images = pd.DataFrame(rows).assign(prepared=identity)
+    images = pd.DataFrame(rows)
     if (images["error"] != "").all():
         raise DatasetError(f"{dataset.spec}: none of its {len(images)} images can be used: {images['error'].iloc[0]}")
     folder.write_table("images", images)
@@ -57,16 +80,20 @@ def _prepare_image(
     try:
         target = folder.cached_image(folder.target(record.id), lambda: _target(dataset, record, suite))
     except ImageError as error:
-        return row | {"error": str(error)}
+        return row | {"error": _named(record, error)}
     clean = folder.cached_image(folder.input(CLEAN.folder, record.id), lambda: make_input(target, suite.low))
     for step in steps:
         condition = step.condition
         if condition != CLEAN and record.id in step.images:
             seed = seed_of(suite.seed, record.id, condition.name, condition.severity)
-            path = folder.input(condition.folder, record.id)
-            if not path.exists():
-                folder.write_image(path, gaussian_noise(clean, condition.sigma, seed))
+            noisy = partial(gaussian_noise, clean, condition.sigma, seed)
+            folder.cached_image(folder.input(condition.folder, record.id), noisy)
     return row
+
+
+def _named(record: Record, error: ImageError) -> str:
+    text = str(error)
+    return text if record.source in text else f"{record.source}: {text}"
 
 
 def _target(dataset: Dataset, record: Record, suite: Suite) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from harness import __version__, environment
-from harness.datasets import AGE_RULE, Dataset, dataset_hash
+from harness.datasets import AGE_RULE, Dataset
 from harness.metrics import METRICS
 from harness.plan import Job, Step
 from harness.score import CONTROL_RECORD
@@ -21,7 +21,16 @@ def now() -> str:
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
 
 
-def new_record(job: Job, dataset: Dataset, images: pd.DataFrame, steps: Sequence[Step]) -> dict[str, Any]:
+def continued(before: dict[str, Any] | None, record: dict[str, Any]) -> dict[str, Any]:
+    """What a record takes over from an earlier attempt: when it all started, and each attempt's command and code."""
+    attempt = {"started": record["started"], "command": record["command"], "git": record["environment"]["git"]}
+    earlier = (before or {}).get("attempts", [])
+    return {"started": (before or record)["started"], "attempts": [*earlier, attempt][-50:]}
+
+
+def new_record(
+    job: Job, dataset: Dataset, dataset_sha256: str, images: pd.DataFrame, steps: Sequence[Step]
+) -> dict[str, Any]:
     """The record of a run that starts, before any backend is opened."""
     return {
         "schema": SCHEMA,
@@ -31,7 +40,7 @@ def new_record(job: Job, dataset: Dataset, images: pd.DataFrame, steps: Sequence
         "started": now(),
         "finished": None,
         "suite": _suite(job.suite),
-        "dataset": _dataset(dataset, images),
+        "dataset": _dataset(dataset, dataset_sha256, images),
         "backends": [CONTROL_RECORD],
         "metrics": {name: _metric(name) for name in METRICS if any(name in step.metrics for step in steps)},
         "set_metrics": {name: {"title": TITLES[name], "recipe": network_recipe()} for name in job.suite.set_metrics},
@@ -55,15 +64,16 @@ def _metric(name: str) -> dict[str, Any]:
     }
 
 
-def _dataset(dataset: Dataset, images: pd.DataFrame) -> dict[str, Any]:
+def _dataset(dataset: Dataset, dataset_sha256: str, images: pd.DataFrame) -> dict[str, Any]:
     unusable = images.loc[images["error"] != "", "error"]
     notes = [*dataset.notes, *(f"left out: {text}" for text in unusable.head(20))]
     if len(unusable):
-        notes.insert(0, f"{len(unusable)} of {len(images)} images left out because they could not be used")
+        more = "; the first 20 are named, all are in images.parquet" if len(unusable) > 20 else ""
+        notes.insert(0, f"{len(unusable)} of {len(images)} images left out because they could not be used{more}")
     return {
         "spec": dataset.spec,
         "name": dataset.name,
-        "sha256": dataset_hash(dataset),
+        "sha256": dataset_sha256,
         "licence": dataset.licence,
         "demonstration": dataset.demonstration,
         "images": len(images) - len(unusable),

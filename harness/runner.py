@@ -13,13 +13,13 @@ import pandas as pd
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from harness.client import Item
-from harness.datasets import Dataset, limit, open_dataset
+from harness.datasets import Dataset, dataset_hash, limit, open_dataset
 from harness.errors import BackendError, ConfigError
 from harness.images import load
 from harness.metrics import preflight
 from harness.plan import CLEAN, BackendSpec, Job, Step, parse_backend, plan
 from harness.prepare import prepare
-from harness.record import new_record, now
+from harness.record import continued, new_record, now
 from harness.score import BASELINE, CONTROL, identity, image_labels, output_path, score_run
 from harness.session import Session, refused
 from harness.set_measures import measure_sets
@@ -84,6 +84,7 @@ class Run:
 
     def __init__(self, job: Job, folder: RunFolder, dataset: Dataset, progress: Progress) -> None:
         self.job, self.suite, self.folder, self.dataset, self.progress = job, job.suite, folder, dataset, progress
+        self.dataset_sha256 = dataset_hash(dataset)
         self.steps = plan(job.suite, dataset)
         self.sessions: list[Session] = []
         self.record: dict[str, Any] = {}
@@ -92,7 +93,7 @@ class Run:
     def execute(self, specs: Sequence[BackendSpec]) -> None:
         """All stages in order; the record says how far they came."""
         self._prepare()
-        self.folder.drop("failed")
+        earlier = self.folder.parts("failed")
         drop_disturbed(self.folder)
         self._write_record("running")
         try:
@@ -102,6 +103,8 @@ class Run:
             for session in self.sessions:
                 self._generate(session)
                 self._time(session)
+            for part in earlier:  # only now: their cases have been tried again
+                part.unlink(missing_ok=True)
             score_run(self.folder, self.progress)
             measure_sets(self.folder, self.progress)
         except BaseException as error:
@@ -114,7 +117,10 @@ class Run:
 
     def _prepare(self) -> None:
         task = self.progress.add_task("images", total=len(self.dataset.records))
-        self.images = prepare(self.folder, self.dataset, self.suite, self.steps, lambda: self.progress.advance(task))
+        self.before = self.folder.read_record()
+        self.images = prepare(
+            self.folder, self.dataset, self.dataset_sha256, self.suite, self.steps, lambda: self.progress.advance(task)
+        )
         self.progress.update(task, completed=len(self.dataset.records))
         self.usable = set(self.images.loc[self.images["error"] == "", "image"].astype(str))
         self.labels = image_labels(self.images)
@@ -197,12 +203,13 @@ class Run:
 
     def _write_record(self, status: str) -> None:
         if not self.record:
-            self.record = new_record(self.job, self.dataset, self.images, self.steps)
+            self.record = new_record(self.job, self.dataset, self.dataset_sha256, self.images, self.steps)
+            self.record |= continued(self.before, self.record)
         self.record |= {"status": status, "finished": None if status == "running" else now()}
         self.folder.write_record(self.record)
 
 
-def default_output(suite: Suite, dataset: str, count: int | None) -> Path:
-    """Where a run goes without --output: the same command finds its folder again."""
-    key = hashlib.sha256(json.dumps([suite.sha256, dataset, count]).encode()).hexdigest()[:8]
+def default_output(suite: Suite, dataset: str, backends: Sequence[str], count: int | None) -> Path:
+    """Where a run goes without --output: the same command finds its folder again, another one gets its own."""
+    key = hashlib.sha256(json.dumps([suite.sha256, dataset, list(backends), count]).encode()).hexdigest()[:8]
     return Path("runs") / f"{suite.name}-{key}"

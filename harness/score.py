@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 from rich.progress import Progress
 
+from harness.errors import StoreError
 from harness.images import load
 from harness.metrics import METRICS, score
 from harness.plan import CLEAN, Condition, conditions
-from harness.store import Row, RunFolder, cache_key
+from harness.store import Row, RunFolder, cache_key, is_whole, read_table
 from harness.suite import Suite
 
 BATCH = 32
@@ -59,9 +60,16 @@ def identity(backend: dict[str, Any], dataset: str) -> Row:
 
 
 def score_run(folder: RunFolder, progress: Progress) -> None:
-    """Append the rows that the stored outputs of a run still lack."""
-    record = folder.read_record() or {"backends": []}
-    images = pd.read_parquet(folder.path / "images.parquet")
+    """Append the rows that the stored outputs of a run still lack.
+
+    Raises:
+        StoreError: the stored rows were made by another recipe than this version's.
+    """
+    record = folder.read_record() or {}
+    images = read_table(folder.path / "images.parquet")
+    for name, metric in record["metrics"].items():
+        if name not in METRICS or METRICS[name].recipe != metric["recipe"]:
+            raise StoreError(f"{folder.path}: {name} was scored by another recipe; run again into another --output")
     suite = Suite.model_validate(record["suite"]["content"])
     work = [
         Stored(identity(backend, record["dataset"]["spec"]), condition, outputs, metrics)
@@ -87,7 +95,7 @@ def stored_outputs(
     found = {}
     for row in images[images["error"] == ""].to_dict("records"):
         path = output_path(folder, backend, condition, str(row["image"]), int(row["seed"]), scale)
-        if path is not None and path.exists():
+        if path is not None and is_whole(path):
             found[str(row["image"])] = path
     return found
 

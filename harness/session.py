@@ -1,9 +1,11 @@
 """One backend during a run: started or attached, described, called with recovery, timed.
 
 A failed batch is tried again image by image, so that an image costs only itself; a local backend that died or
-hung is restarted; after `PATIENCE` failed calls in a row the rest of its cases fail without being tried.
+hung is restarted; after `PATIENCE` failed calls in a row, refusals aside, it is ended and the rest of its cases fail
+without being tried.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +17,15 @@ import numpy as np
 import psutil
 
 from harness.client import Client, Item, Pixels, Reply, typed_options
-from harness.errors import BackendError, BackendFailed, ConfigError, DeadlineExceeded, Incompatible, Unavailable
+from harness.errors import (
+    BackendError,
+    BackendFailed,
+    BadRequest,
+    ConfigError,
+    DeadlineExceeded,
+    Incompatible,
+    Unavailable,
+)
 from harness.plan import BackendSpec
 from harness.processes import LocalServer
 from harness.suite import Suite
@@ -31,10 +41,12 @@ CLOCK_ERROR = 0.05
 
 @dataclass(frozen=True)
 class TimedPass:
-    """What a timed pass measured: one reply a request, and the processor time that others used, in cores."""
+    """What a timed pass measured: one reply a request, and the processor time that others used, in cores.
+
+    The load is NaN for a backend that we did not start: its own work cannot be told from that of others.
+    """
 
     replies: list[Reply]
-    seconds: float
     other_load: float
 
 
@@ -101,8 +113,6 @@ class Session:
             return [self.given_up] * len(items)
         try:
             return list(self._call(items).images)
-        except DeadlineExceeded as error:
-            return [error] * len(items)
         except BackendError as error:
             if len(items) == 1 and not isinstance(error, Unavailable):
                 return [error]
@@ -121,17 +131,22 @@ class Session:
         try:
             reply = self._client().upscale(items, self.suite.scale, self.options, self.suite.deadline_s)
         except BackendError as error:
-            self._failed(error)
+            self._failed(error, len(items))
             raise
         self.failures_in_a_row = 0
         return reply
 
-    def _failed(self, error: BackendError) -> None:
+    def _failed(self, error: BackendError, images: int) -> None:
+        lost = isinstance(error, Unavailable | DeadlineExceeded)
+        if isinstance(error, BadRequest) or (images > 1 and not lost):
+            return  # a refusal is about the image; a failed batch is tried image by image first
         self.failures_in_a_row += 1
         if self.failures_in_a_row >= PATIENCE:
             text = f"not tried: given up after {PATIENCE} failed calls in a row, the last: {error}"
             self.given_up = BackendFailed(text)
-        elif isinstance(error, Unavailable | DeadlineExceeded):
+            if self.server is not None:
+                self.server.kill()
+        elif lost:
             try:
                 self._recover()
             except BackendError as second:
@@ -146,21 +161,24 @@ class Session:
         if self._client().describe().digest != before:
             raise Incompatible(f"{self.spec.label}: came back with another digest; start the run again")
 
-    def timed(self, items: Sequence[Item], size: int) -> TimedPass:
-        """Send the items in requests of `size`, one after another, without retries.
+    def timed(self, items: Sequence[Item], size: int, seconds: float = 0.0) -> TimedPass:
+        """Send the items in requests of `size`, one after another, again from the start until `seconds` have passed.
+
+        Nothing is tried twice.
 
         Raises:
-            BackendError: a call failed; a timed pass has no second attempts.
+            BackendError: a call failed.
         """
-        client, options = self._client(), self.options
+        requests = [items[i : i + size] for i in range(0, len(items) - size + 1, size)]
         before, own_before, started = _busy_seconds(), self._own_seconds(), time.perf_counter()
-        replies = [
-            client.upscale(items[i : i + size], self.suite.scale, options, self.suite.deadline_s)
-            for i in range(0, len(items) - size + 1, size)
-        ]
-        seconds = time.perf_counter() - started
+        replies: list[Reply] = []
+        while len(replies) < len(requests) or time.perf_counter() - started < seconds:
+            request = requests[len(replies) % len(requests)]
+            replies.append(self._client().upscale(request, self.suite.scale, self.options, self.suite.deadline_s))
+        took = time.perf_counter() - started
         others = _busy_seconds() - before - (self._own_seconds() - own_before)
-        return TimedPass(replies, seconds, max(0.0, others - CLOCK_ERROR) / seconds if replies else 0.0)
+        known = self.server is not None and took > 0
+        return TimedPass(replies, max(0.0, others - CLOCK_ERROR) / took if known else math.nan)
 
     def _own_seconds(self) -> float:
         processes = [psutil.Process()]

@@ -20,7 +20,7 @@ from harness.images import load
 from harness.metrics import BACKBONES, lpips_network
 from harness.plan import CLEAN
 from harness.score import CONTROL, identity, stored_outputs
-from harness.store import RunFolder, slug
+from harness.store import RunFolder, read_table, slug
 
 Float = NDArray[np.float64]
 Images = NDArray[np.uint8]
@@ -112,7 +112,9 @@ def _jackknife(value: float, left_out: Float) -> Estimate:
 
 
 def fid(x: Float, y: Float) -> float:
-    """Frechet distance of two sets of features: |mx - my|^2 + tr(Cx + Cy - 2 (Cx Cy)^(1/2))."""
+    """Frechet distance of two sets of features: |mx - my|^2 + tr(Cx + Cy - 2 (Cx Cy)^(1/2)); NaN for fewer than 2."""
+    if min(len(x), len(y)) < 2:
+        return math.nan
     difference = x.mean(axis=0) - y.mean(axis=0)
     cx, cy = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
     roots = np.sqrt(np.maximum(np.linalg.eigvals(cx @ cy).real, 0.0)).sum()
@@ -128,7 +130,7 @@ def measure_sets(folder: RunFolder, progress: Progress) -> None:
     wanted = record["suite"]["content"]["set_metrics"]
     if not wanted:
         return
-    images = pd.read_parquet(folder.path / "images.parquet")
+    images = read_table(folder.path / "images.parquet")
     task = progress.add_task("features", total=len(record["backends"]))
     for backend in record["backends"]:
         _store_features(folder, record, images, backend)
@@ -172,7 +174,7 @@ def _feature_file(folder: RunFolder, backend: dict[str, Any]) -> Path:
 
 
 def _read_features(path: Path) -> pd.DataFrame:
-    return pd.read_parquet(path).set_index("image")
+    return read_table(path).set_index("image")
 
 
 def _store_features(folder: RunFolder, record: dict[str, Any], images: pd.DataFrame, backend: dict[str, Any]) -> None:

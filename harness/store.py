@@ -53,6 +53,7 @@ COLUMNS = {
 }
 """Columns of a row and their types; a column for each group attribute (text) follows."""
 
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 Row = dict[str, Any]
 Kind = Literal["part", "timed", "sets", "failed"]
 KINDS: tuple[Kind, ...] = ("part", "timed", "sets", "failed")
@@ -70,6 +71,30 @@ def cache_key(digest: str, image: NDArray[np.uint8], scale: int, seed: int, opti
     pixels = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
     text = json.dumps([SCHEMA, digest, pixels, scale, seed, options], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A stored table.
+
+    Raises:
+        StoreError: the file is not one.
+    """
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+        raise StoreError(
+            f"{path}: is damaged ({one_line(str(error), 80)}); delete it and run the command again"
+        ) from error
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a PNG file is there to its end: one that a crash of the machine cut short counts as missing."""
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - len(PNG_END)))
+        return file.read() == PNG_END
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -134,7 +159,7 @@ class RunFolder:
             record = json.loads(path.read_text())
         except (OSError, ValueError, RecursionError) as error:
             raise StoreError(f"{path}: is not a run record; choose another --output") from error
-        if not isinstance(record, dict) or "schema" not in record:
+        if not isinstance(record, dict) or not {"schema", "suite", "dataset", "backends", "metrics"} <= set(record):
             raise StoreError(f"{path}: is not a run record; choose another --output")
         if record["schema"] != SCHEMA:
             raise StoreError(f"{path}: was written by another version of the harness; choose another --output")
@@ -161,7 +186,7 @@ class RunFolder:
 
     def rows(self, *kinds: Kind) -> pd.DataFrame:
         """All rows of this run, or those of some kinds."""
-        parts = [pd.read_parquet(p) for kind in kinds or KINDS for p in self.parts(kind)]
+        parts = [read_table(p) for kind in kinds or KINDS for p in self.parts(kind)]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
 
     def parts(self, kind: Kind) -> list[Path]:
@@ -178,7 +203,7 @@ class RunFolder:
 
     def cached_image(self, path: Path, make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
         """The image at `path`, made and written if it is not there."""
-        if path.exists():
+        if is_whole(path):
             return load(path)
         image = make()
         self.write_image(path, image)

@@ -2,13 +2,17 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from harness.client import Item
 from harness.session import Session
 from harness.statistics import ENOUGH
-from harness.store import Row, RunFolder
+from harness.store import Row, RunFolder, read_table
 from harness.suite import Speed
+
+SECONDS = 1.0
+"""A pass lasts at least so long, so that the load of others can be told."""
 
 OTHER_LOAD_LIMIT = 0.15
 """A timed pass during which others used more than this many cores is invalid."""
@@ -19,9 +23,9 @@ TIMES = ("end_to_end_s", "compute_s", "transport_s")
 def time_backend(session: Session, items: list[Item], speed: Speed) -> list[Row]:
     """Rows of a timed pass; the items repeat where there are too few.
 
-    `speed.images` single requests give `end_to_end_s`, `compute_s` and `transport_s` for each image; full batches,
-    at least as many as a median needs, give the same for each request, prefixed `batch_`. `other_load` is the
-    processor time, in cores, that others used meanwhile.
+    `speed.images` single requests or more give `end_to_end_s`, `compute_s` and `transport_s` for each image; full
+    batches, at least as many as a median needs, give the same for each request, prefixed `batch_`. `other_load` is
+    the processor time, in cores, that others used meanwhile.
 
     Raises:
         BackendError: a call failed.
@@ -34,12 +38,13 @@ def time_backend(session: Session, items: list[Item], speed: Speed) -> list[Row]
     enough = max(len(requests), ENOUGH[50] * size)  # so that the median of the batches can be quoted
     many = [_numbered(items[i % len(items)], i // len(items)) for i in range(enough)]
     session.timed(requests[: speed.warm_up], 1)
-    single = session.timed(requests, 1)
+    single = session.timed(requests, 1, SECONDS)
     session.timed(many[:size], size)
-    batched = session.timed(many, size)
+    batched = session.timed(many, size, SECONDS)
     rows: list[Row] = []
-    for number, (item, reply) in enumerate(zip(repeated, single.replies, strict=True)):
-        where = {"image": item.id, "sample": number // len(items), "unit": "s"}
+    for number, reply in enumerate(single.replies):
+        sample, place = divmod(number, len(requests))
+        where = {"image": repeated[place].id, "sample": sample * len(requests) + place // len(items), "unit": "s"}
         rows += [where | {"metric": metric, "value": getattr(reply, metric)} for metric in TIMES]
     for number, reply in enumerate(batched.replies):
         where = {"sample": number, "unit": "s"}
@@ -47,7 +52,9 @@ def time_backend(session: Session, items: list[Item], speed: Speed) -> list[Row]
     rows.append({"metric": "cold_start_s", "value": session.cold_start_s, "unit": "s"})
     rows.append({"metric": "peak_memory_mb", "value": session.peak_memory_mb(), "unit": "MiB"})
     rows.append({"metric": "batch_size", "value": size})
-    rows.append({"metric": "other_load", "value": max(single.other_load, batched.other_load), "unit": "cores"})
+    rows.append(
+        {"metric": "other_load", "value": float(np.maximum(single.other_load, batched.other_load)), "unit": "cores"}
+    )
     return rows
 
 
@@ -68,6 +75,6 @@ def is_timed(rows: pd.DataFrame, identity: dict[str, Any]) -> bool:
 def drop_disturbed(folder: RunFolder) -> None:
     """Forget the timed passes during which other programs used the processor: they are made again."""
     for part in folder.parts("timed"):
-        rows = pd.read_parquet(part)
+        rows = read_table(part)
         if (rows.loc[rows["metric"] == "other_load", "value"] > OTHER_LOAD_LIMIT).any():
             part.unlink()

@@ -13,7 +13,7 @@ import pandas as pd
 
 from harness.score import BASELINE
 from reports.load import HEADLINE, Run
-from reports.numbers import NBSP, Format, count, duration, fit, names, p_value, significant, times
+from reports.numbers import NBSP, count, duration, fit, names, p_value, significant, times
 
 DISTORTION = "psnr"
 OPPOSITE = {"better": "worse", "worse": "better"}
@@ -209,7 +209,7 @@ def _gap(row: "pd.Series[Any]", *, shared: bool) -> str:
     figures = f"gap {significant(row['gap'], 2)}, 95 % of chance gaps under {significant(row['null_p95'], 2)}"
     hard = f"; {BASELINE} has a gap here too" if shared else ""
     where = f"{row['attribute']} gap, worst {row['worst']}, best {row['best']}"
-    return f"{where} ({figures}, p{NBSP}{_equals(p_value(row['p_value']))}{hard})"
+    return f"{where} ({figures}, p{NBSP}{_equals(p_value(row['p_adjusted']))}{hard})"
 
 
 def _equals(p: str) -> str:
@@ -242,7 +242,7 @@ def _noise_sentence(run: Run, rows: pd.DataFrame) -> str:
         words = f"better than {BASELINE} at all {len(rows)} noise levels"
     else:
         words = f"separably better than {BASELINE} at {better.sum()} of {len(rows)} noise levels, worse at none"
-    own = Format(how.decimals, how.exponent).number(last["added"], signed=True)
+    own = how.interval(last["added"], last["added_low"], last["added_high"], signed=True)
     return f"{run.title(HEADLINE)}: {words}; {at_last}, {own} against its own clean value."
 
 

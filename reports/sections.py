@@ -384,7 +384,8 @@ def _groups(run: Run) -> Section:
         ),
         (
             "Fewer than 100 images: low precision. Fewer than 30: insufficient, and no figure is given. "
-            "A gap counts only when it exceeds 95 % of the gaps found with the groups shuffled."
+            "A gap counts only when shuffled groups give one as large with p < 0.05, adjusted for the number of gaps "
+            "tested (Benjamini and Hochberg)."
         ),
     ]
     metrics = run.metrics("groups")
@@ -447,10 +448,10 @@ def _gap_table(run: Run, metric: str) -> Table:
         Column("Best group", wide=True),
         Column("Worst group", wide=True),
         Column("Gap", how.power),
-        Column("Ratio", "worst : best"),
+        Column("Ratio", "smaller : larger"),
         Column("Chance: mean"),
         Column("Chance: 95 %", "of gaps below"),
-        Column("p"),
+        Column("p", "adjusted"),
         Column("Verdict", wide=True),
     ]
     caption = f"Largest gap between groups in {run.title(metric)}, against chance"
@@ -461,7 +462,7 @@ def _gap(row: "pd.Series[Any]", how: Format) -> list[Cell]:
     untold = row["verdict"] == "insufficient"
     kind = "muted" if untold else ""
     figures = [how.number(row["gap"]), significant(row["ratio"]), how.number(row["null_mean"])]
-    figures += [how.number(row["null_p95"]), p_value(row["p_value"])]
+    figures += [how.number(row["null_p95"]), p_value(row["p_adjusted"])]
     return [
         Cell(str(row["attribute"])),
         _number(count(row["groups"])),

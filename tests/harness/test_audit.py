@@ -57,7 +57,7 @@ def scores_of(path: Path, images: pd.DataFrame, rows: list[Row], **changes: Any)
     """A run folder with these rows, read as the audit reads it."""
     folder = RunFolder(path)
     labels = ["passthrough", "bicubic", "gan", "sr3"]
-    record: dict[str, Any] = {"schema": 1, "suite": {"content": CONTENT}, "metrics": METRICS}
+    record: dict[str, Any] = {"schema": 1, "suite": {"content": CONTENT}, "metrics": METRICS, "dataset": {}}
     folder.write_record(record | {"backends": [backend(label) for label in labels]} | changes)
     folder.write_table("images", images)
     folder.append(rows)

@@ -1,8 +1,10 @@
 """Degradation: reproducible from the seed, of the stated strength, rounded to 8 bit."""
 
 import numpy as np
+import pytest
 
 from harness.degrade import gaussian_noise, make_input, make_target, seed_of
+from harness.errors import ImageError
 
 GREY = np.full((64, 64, 3), 128, np.uint8)
 
@@ -34,3 +36,9 @@ def test_targets_are_centre_squares() -> None:
 def test_a_flat_image_stays_flat() -> None:
     """Shrinking keeps a constant image exactly."""
     assert (make_input(GREY, 16) == 128).all()
+
+
+def test_a_photo_smaller_than_the_target_is_refused() -> None:
+    """Enlarging a small photo would make a ground truth that bicubic reproduces: it is refused by its size."""
+    with pytest.raises(ImageError, match="20 x 63 pixels are fewer than the target's 64"):
+        make_target(np.zeros((63, 20, 3), np.uint8), 64)

@@ -14,7 +14,7 @@ from backends.base import Progress
 from backends.interpolation import Nearest
 from backends.server import UpscalerServicer, start
 from harness.client import Item, Pixels
-from harness.errors import BackendError, BackendFailed, DeadlineExceeded, Incompatible, Unavailable
+from harness.errors import BackendError, BackendFailed, BadRequest, DeadlineExceeded, Incompatible, Unavailable
 from harness.plan import BackendSpec
 from harness.session import PATIENCE, Session
 from harness.suite import Suite
@@ -92,19 +92,29 @@ def test_an_image_that_kills_the_backend_costs_itself(faulty: Open) -> None:
     assert all(is_upscaled(results[i], ITEMS[i]) for i in range(len(ITEMS)) if i != 2)
 
 
-def test_a_hang_costs_its_batch_and_a_restart(faulty: Open) -> None:
-    """The batch of a hanging image fails at its deadline, once; the next batch finds a working backend."""
+def test_a_hang_costs_its_image_and_two_restarts(faulty: Open) -> None:
+    """A hanging image fails alone at its deadline; the others of its batch come from a restarted backend."""
     session = faulty(deadline_s=0.5, fault="hang", only="p1")
-    assert all(isinstance(result, DeadlineExceeded) for result in session.upscale(ITEMS[:4]))
-    session.suite = suite()
-    assert all(map(is_upscaled, session.upscale(ITEMS[4:]), ITEMS[4:]))
+    results = session.upscale(ITEMS[:4])
+    assert isinstance(results[1], DeadlineExceeded)
+    assert all(is_upscaled(results[i], ITEMS[i]) for i in (0, 2, 3))
+    assert session.given_up is None
+
+
+def test_refusals_do_not_end_patience(faulty: Open) -> None:
+    """A backend may refuse image after image: the one that it takes is still asked for."""
+    session = faulty()
+    session.options = {"no such option": 1}
+    assert all(isinstance(result, BadRequest) for result in session.upscale(ITEMS))
+    session.options = {}
+    assert is_upscaled(session.upscale(ITEMS[:1])[0], ITEMS[0])
 
 
 def test_patience_ends(faulty: Open) -> None:
     """After PATIENCE failed calls in a row the remaining items fail without a call, and say so."""
     session = faulty(fault="crash")
     results = session.upscale(ITEMS)
-    tried = PATIENCE - 1  # the batch itself was the first call
+    tried = PATIENCE  # the batch is not counted: its images are tried alone
     assert all("crashed on purpose" in str(result) for result in results)
     assert all("not tried" not in str(result) for result in results[:tried])
     for result in results[tried:] + session.upscale(ITEMS[:2]):

@@ -131,7 +131,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="holds no run"):
         open_run(tmp_path)
     RunFolder(tmp_path).write_record({"schema": 1})
-    with pytest.raises(StoreError, match="holds no run"):
+    with pytest.raises(StoreError, match="not a run record"):
         open_run(tmp_path)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from harness import timing
 from harness.client import Item
 from harness.errors import BadRequest
 from harness.plan import BackendSpec
@@ -21,6 +22,12 @@ from harness.timing import drop_disturbed, is_timed, time_backend
 
 SUITE = Suite(name="small", title="small", low=8, high=16, metrics=("psnr",), deadline_s=20)
 ITEMS = [Item(f"p{i}", np.full((8, 8, 3), i, np.uint8), i) for i in range(5)]
+
+
+@pytest.fixture(autouse=True)
+def no_longer_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes end with their last request, so that rows can be counted."""
+    monkeypatch.setattr(timing, "SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +108,10 @@ def test_disturbed_passes_are_forgotten(tmp_path: Path) -> None:
         folder.append([{"backend": label, "metric": "other_load", "value": load}], "timed")
     drop_disturbed(folder)
     assert list(folder.rows("timed")["backend"]) == ["calm"]
+
+
+def test_a_short_pass_is_repeated(session: Session) -> None:
+    """A pass of few quick requests goes on until its minimum time is over, from the start of the list again."""
+    result = session.timed(ITEMS[:2], 1, 0.2)
+    assert len(result.replies) > 2
+    assert np.isfinite(result.other_load)

@@ -218,7 +218,8 @@ def _gaps() -> Iterator[dict[str, Any]]:
                 "null_p95": gap / 2 if verdict == "gap" else gap * 2,
             }
             p = 0.0004 if verdict == "gap" else 0.41
-            known = {**figures, "p_value": p} if told else dict.fromkeys([*figures, "p_value"], float("nan"))
+            known = {**figures, "p_value": p, "p_adjusted": p}
+            known = known if told else dict.fromkeys(known, float("nan"))
             names = {"best": "White" if told else "", "worst": "Black" if told else ""}
             yield {
                 "backend": backend,
@@ -253,6 +254,8 @@ def _noise() -> Iterator[dict[str, Any]]:
                     "difference_low": gap - half,
                     "difference_high": gap + half,
                     "added": step,
+                    "added_low": step - 0.01,
+                    "added_high": step + 0.01,
                 }
 
 
