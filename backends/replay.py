@@ -6,13 +6,14 @@ as Hugging Face writes it; the id is the path's stem). An image without an outpu
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backends.base import Batch, Description, Progress, Refused, code_digest
-from harness.errors import HarnessError
+from harness.errors import HarnessError, one_line
 from harness.images import SUFFIXES, decode, read
 
 Outputs = dict[str, Callable[[], bytes]]
@@ -22,7 +23,7 @@ class Replay:
     """Precomputed outputs as a backend; `outputs` names the folder or the parquet file.
 
     Raises:
-        ValueError: there is nothing to serve at `outputs`.
+        ValueError: there is nothing to serve at `outputs`, or two outputs have one id.
     """
 
     def __init__(self, outputs: str) -> None:
@@ -48,7 +49,7 @@ class Replay:
         return output
 
     def _output(self, index: int, name: str, height: int, width: int) -> NDArray[np.uint8]:
-        if name == "warm-up":
+        if not name:  # the warm-up: no request has an empty id
             return np.zeros((height, width, 3), np.uint8)
         load = self.stored.get(name) or self.stored.get(name.rpartition("#")[0])
         if load is None:
@@ -64,7 +65,7 @@ class Replay:
 
 def _from_folder(path: Path) -> Outputs:
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-    return {file.stem: lambda file=file: read(file) for file in files}  # type: ignore[misc]
+    return _by_stem(path, [(file.name, partial(read, file)) for file in files])
 
 
 def _from_parquet(path: Path) -> Outputs:
@@ -75,8 +76,17 @@ def _from_parquet(path: Path) -> Outputs:
         column = pq.read_table(path, columns=["image"]).column("image")
     except (pa.ArrowInvalid, KeyError, OSError) as error:
         raise ValueError(f"{path}: is not a parquet file with an image column") from error
-    rows = column.to_pylist()
-    return {Path(row["path"] or "").stem: lambda data=row["bytes"]: data for row in rows}  # type: ignore[misc]
+    return _by_stem(path, [(row["path"] or "", partial(bytes, row["bytes"])) for row in column.to_pylist()])
+
+
+def _by_stem(path: Path, files: list[tuple[str, Callable[[], bytes]]]) -> Outputs:
+    stored: Outputs = {}
+    for name, load in files:
+        stem = Path(name).stem
+        if stem in stored:
+            raise ValueError(f"{path}: two outputs are named {one_line(stem, 80)!r}; an image has one output")
+        stored[stem] = load
+    return stored
 
 
 def _content(stored: Outputs) -> str:

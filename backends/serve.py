@@ -2,12 +2,12 @@
 
 import argparse
 import logging
+import os
 import sys
 from functools import partial
 from pathlib import Path
 
 from backends.registry import ENTRIES
-from backends.server import AddressInUse, serve
 
 
 def main() -> int:
@@ -19,6 +19,9 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the backend")
     arguments = parser.parse_args()
     settings = dict(text.partition("=")[::2] for text in arguments.set)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read on import: gRPC would log an occupied port itself
+    from backends.server import AddressInUse, serve
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     try:
         serve(partial(ENTRIES[arguments.name].load(), **settings), arguments.address, arguments.handshake)

@@ -301,10 +301,10 @@ def _wait_for_parent(done: threading.Event) -> None:
 
 
 def warm_up(backend: Backend) -> None:
-    """Run the smallest input once, so that the first request finds everything loaded."""
+    """Run the smallest input once, so that the first request finds everything loaded; no request has its id, ""."""
     d = backend.description
     side = max(d.minimum, d.multiple_of, min(16, d.maximum or 16))
     options = {option.name: option.default for option in d.options}
     images = np.zeros((1, side, side, 3), np.uint8)
-    batch = Batch(images, d.scales[0], ("warm-up",), (0,), options, (None,), (None,))
+    batch = Batch(images, d.scales[0], ("",), (0,), options, (None,), (None,))
     backend.upscale(batch, lambda _done, _total: None)

@@ -6,6 +6,7 @@ Exit status: 0 done; 1 done, but some cases failed; 2 the command cannot be carr
 
 import contextlib
 import math
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -279,22 +280,31 @@ def backends_serve(
         from functools import partial
 
         from backends.registry import ENTRIES
-        from backends.server import AddressInUse, serve
         from harness.errors import ConfigError, Unavailable
-        from harness.plan import parse_backend
+        from harness.plan import check_address, parse_backend
+
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read on import: gRPC would log an occupied port itself
+        from backends.server import AddressInUse, serve
 
         spec = parse_backend(backend)
         if spec.name not in ENTRIES:
             raise ConfigError(f"no backend {spec.name!r}; known: {', '.join(ENTRIES)}")
+        if spec.address:
+            raise ConfigError(f"{spec.name}@{spec.address}: give the address to serve on with --address")
+        if spec.options:
+            raise ConfigError(
+                f"{', '.join(spec.options)}: options of {spec.name} belong to requests; give them to a run"
+            )
+        check_address(address, 0)
         try:
             serve(partial(ENTRIES[spec.name].load(), **spec.settings), address, None)
-        except (AddressInUse, ValueError) as error:
-            raise Unavailable(str(error)) from error
+        except (AddressInUse, OSError, ValueError) as error:
+            raise Unavailable(f"{spec.name}: {error}") from error
 
 
 @backends_app.command("check")
 def backends_check(
-    backend: Annotated[str, typer.Argument(help="A backend's name, or the HOST:PORT of a running one.")],
+    backend: Annotated[str, typer.Argument(help="NAME[,option=value]..., or the HOST:PORT of a running one.")],
 ) -> None:
     """Check that a backend keeps the contract."""
     with one_line_errors():

@@ -103,6 +103,7 @@ class Client:
                 (not d.scales or 0 in d.scales, "lists no valid scale"),
                 (d.channels != 3, f"has {d.channels} channels; 3 are needed"),
                 (d.max_batch < 1, "accepts no images (max_batch is 0)"),
+                (not all(map(_can_be_set, d.options)), "lists an option without a name or a default"),
             )
             if bad
         ]
@@ -247,7 +248,9 @@ def typed_options(texts: dict[str, str], d: pb.DescribeResponse) -> dict[str, Va
     for name in texts:
         if name not in known:
             listed = ", ".join(sorted(known)) or "none"
-            raise ConfigError(f"{one_line(d.name, 40)} has no option {name!r}; it has: {one_line(listed)}")
+            raise ConfigError(
+                f"{one_line(d.name, 40)} has no option {one_line(name, 40)!r}; it has: {one_line(listed)}"
+            )
     values: dict[str, Value] = {}
     for name, spec in known.items():
         kind = spec.default_value.WhichOneof("kind")
@@ -255,19 +258,31 @@ def typed_options(texts: dict[str, str], d: pb.DescribeResponse) -> dict[str, Va
     return values
 
 
+def _can_be_set(spec: pb.OptionSpec) -> bool:
+    return bool(spec.name) and spec.default_value.WhichOneof("kind") is not None
+
+
 def _typed(spec: pb.OptionSpec, text: str) -> Value:
     kind = spec.default_value.WhichOneof("kind")
-    readers = {"boolean": _boolean, "integer": int, "number": float, "text": str}
+    readers = {"boolean": _boolean, "integer": _integer, "number": float, "text": str}
+    option = f"option {one_line(spec.name, 40)}={one_line(text, 40)!r}"
     try:
         value: Value = readers[kind](text)  # type: ignore[operator]
     except ValueError as error:
-        raise ConfigError(f"option {spec.name}={text!r}: a value of type {kind} is needed") from error
+        raise ConfigError(f"{option}: a value of type {kind} is needed") from error
     if spec.choices and value not in spec.choices:
-        raise ConfigError(f"option {spec.name}={text!r}: choose one of {', '.join(spec.choices)}")
+        raise ConfigError(f"{option}: choose one of {one_line(', '.join(spec.choices))}")
     low = spec.minimum if spec.HasField("minimum") else -math.inf
     high = spec.maximum if spec.HasField("maximum") else math.inf
     if not isinstance(value, str) and not low <= value <= high:
-        raise ConfigError(f"option {spec.name}={text!r}: must lie between {low:g} and {high:g}")
+        raise ConfigError(f"{option}: must lie between {low:g} and {high:g}")
+    return value
+
+
+def _integer(text: str) -> int:
+    value = int(text)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(text)
     return value
 
 

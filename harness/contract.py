@@ -1,7 +1,8 @@
 """The contract kit: what `harness backends check` asks of any backend over the wire."""
 
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -11,8 +12,10 @@ import numpy as np
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from backends.registry import ENTRIES
 from harness.client import Client, Item, Pixels, Reply, typed_options
 from harness.errors import BackendError, BadRequest, ConfigError, ContractBroken, Incompatible, one_line
+from harness.plan import parse_backend
 from harness.processes import LocalServer
 from protos.upscaler.v1 import upscaler_pb2 as pb
 from protos.values import Value
@@ -39,31 +42,39 @@ class Result:
 
 
 def check(backend: str) -> list[Result]:
-    """Check a backend by its registered name or by the `host:port` of a running server.
+    """Check a backend, named as for a run (`NAME[@ADDRESS][,option=value]...`) or by HOST:PORT alone.
 
     Raises:
-        ConfigError: there is no such name. BackendError: it cannot be reached at all.
+        ConfigError: there is no such backend, or it cannot be checked. BackendError: it cannot be reached at all.
     """
-    from backends.registry import ENTRIES
+    head = backend.partition(",")[0]
+    spec = parse_backend(f"server@{backend}" if ":" in head and "@" not in head else backend)
+    if spec.address:
+        return check_address(spec.address, spec.options)
+    if spec.name not in ENTRIES:
+        raise ConfigError(f"no backend {one_line(spec.name, 60)!r}; known: {', '.join(ENTRIES)}, or give HOST:PORT")
+    if spec.name == "replay":
+        raise ConfigError(
+            "replay has no outputs for the images of these checks; try it with harness run SUITE --backend replay,..."
+        )
+    folder = Path(tempfile.mkdtemp())  # stays when the backend cannot start: the error names the log in it
+    with LocalServer(spec.name, folder / "log", spec.settings) as server:
+        results = check_address(server.address, spec.options)
+    shutil.rmtree(folder)
+    return results
 
-    if ":" in backend:
-        return check_address(backend)
-    if backend not in ENTRIES:
-        raise ConfigError(f"no backend {one_line(backend, 60)!r}; known: {', '.join(ENTRIES)}, or give HOST:PORT")
-    with tempfile.TemporaryDirectory() as folder, LocalServer(backend, Path(folder) / "log") as server:
-        return check_address(server.address)
 
-
-def check_address(address: str) -> list[Result]:
-    """Check the backend that serves at `host:port`.
+def check_address(address: str, options: Mapping[str, str] | None = None) -> list[Result]:
+    """Check the backend that serves at `host:port`; `options` go with every request.
 
     Raises:
+        ConfigError: it does not have these options.
         BackendError: it cannot be reached, or describes nothing that can be checked.
     """
     client = Client(address)
     try:
         client.wait_ready(10)
-        probe = _Probe(client, client.describe())
+        probe = _Probe(client, client.describe(), dict(options or {}))
         return [_result(name, test) for name, test in probe.checks()]
     finally:
         client.close()
@@ -80,9 +91,9 @@ def _result(name: str, test: Callable[[], str]) -> Result:
 class _Probe:
     """The checks of one backend; each returns "" or what is wrong."""
 
-    def __init__(self, client: Client, description: pb.DescribeResponse) -> None:
+    def __init__(self, client: Client, description: pb.DescribeResponse, options: dict[str, str]) -> None:
         self.client, self.d = client, description
-        self.options: dict[str, Value] = typed_options({}, description)
+        self.options: dict[str, Value] = typed_options(options, description)
         self.scale = int(min(description.scales))
         self.step = max(1, description.sizes.multiple_of)
         self.smallest = self.step * -(-max(1, description.sizes.minimum) // self.step)

@@ -64,7 +64,7 @@ LICENCES = {
     "fairface": "FairFace: CC BY 4.0",
     "celeba": "CelebA: non-commercial research only",
     "lfw": "LFW: research use; see its site",
-    "synthetic": "Apache-2.0 (synthetic portraits, part of this project)",
+    "synthetic": "research only: synthetic portraits of a generator trained on UTKFace (non-commercial)",
 }
 AGE_RULE = (
     "years in bins of ten (0-9, 10-19, ... 60-69, 70+); under 0, over 116 or unreadable is unknown; "

@@ -79,6 +79,17 @@ class BackendSpec:
     settings: dict[str, str] = field(default_factory=dict)
 
 
+def check_address(address: str, lowest_port: int = 1) -> None:
+    """Refuse what is not HOST:PORT; IPv6 hosts stand in brackets.
+
+    Raises:
+        ConfigError: the address is not of that form.
+    """
+    match = re.fullmatch(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", address)
+    if match is None or not lowest_port <= int(match[1]) <= 65535:
+        raise ConfigError(f"{one_line(address, 80)!r}: an address is HOST:PORT with a port from {lowest_port} to 65535")
+
+
 def parse_backend(text: str) -> BackendSpec:
     """Read `NAME[@ADDRESS][,option=value]...`; the option `name` sets the label.
 
@@ -86,7 +97,9 @@ def parse_backend(text: str) -> BackendSpec:
         ConfigError: the text is not of that form.
     """
     head, *rest = text.split(",")
-    name, _, address = head.strip().partition("@")
+    name, at, address = head.strip().partition("@")
+    if at:
+        check_address(address)
     options = {}
     for part in rest:
         key, equals, value = part.partition("=")

@@ -33,10 +33,19 @@ class LocalServer:
         """Start (or restart) the process; returns the seconds until it served.
 
         Raises:
-            Unavailable: it ended or did not get ready; the message quotes the last line of its log.
+            Unavailable: it ended or did not get ready, and the message quotes the last line of its log; or the
+                system would not start it or keep its log.
         """
         self.stop()
         started = time.perf_counter()
+        try:
+            self.address = self._launch()
+        except OSError as error:
+            self.stop()
+            raise Unavailable(f"{self.name} cannot be started: {one_line(str(error))}") from error
+        return time.perf_counter() - started
+
+    def _launch(self) -> str:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder, self.log.open("ab") as log:
             handshake = Path(folder) / "address"
@@ -56,8 +65,7 @@ class LocalServer:
                 stderr=log,
                 start_new_session=True,
             )
-            self.address = self._wait(handshake)
-        return time.perf_counter() - started
+            return self._wait(handshake)
 
     def _wait(self, handshake: Path) -> str:
         process = self._process()
@@ -68,7 +76,8 @@ class LocalServer:
                 raise Unavailable(f"{self.name} ended while starting: {self._last_line()}; its log is {self.log}")
             if time.monotonic() > deadline:
                 self.stop()
-                raise Unavailable(f"{self.name} was not ready after {START_SECONDS:g} s; its log is {self.log}")
+                late = f"{self.name} was not ready after {START_SECONDS:g} s"
+                raise Unavailable(f"{late}: {self._last_line()}; its log is {self.log}")
             time.sleep(0.02)
         return handshake.read_text()
 

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from harness.errors import ConfigError, one_line
 from harness.metrics import METRICS
 
+MIN_SET_SIDE = 32
+"""Smallest side of an image, in pixels, that the feature network of the set measures takes."""
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -24,6 +27,8 @@ def _known_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
             near = difflib.get_close_matches(name, METRICS, 1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(METRICS)}"
             raise ValueError(f"unknown metric {name!r}; {hint}")
+        if names.count(name) > 1:
+            raise ValueError(f"{name} is there twice")
     return names
 
 
@@ -63,11 +68,11 @@ class Suite(_Strict):
     dataset: str | None = None
     backends: tuple[str, ...] = ()
     low: int = Field(ge=1, le=4096)
-    high: int = Field(ge=1, le=16384)
+    high: int = Field(ge=1, le=8000)
     target_kernel: Literal["bicubic", "bilinear"] = "bicubic"
     seed: int = Field(default=0, ge=0, lt=2**63)
     batch: int = Field(default=16, ge=1)
-    deadline_s: float = Field(default=120, gt=0)
+    deadline_s: float = Field(default=120, gt=0, allow_inf_nan=False)
     metrics: tuple[str, ...] = Field(min_length=1)
     set_metrics: tuple[Literal["kid_alexnet", "fid_alexnet"], ...] = ()
     noise: Noise | None = None
@@ -82,6 +87,14 @@ class Suite(_Strict):
         if high % low:
             raise ValueError(f"{high} is not a whole multiple of low ({low})")
         return high
+
+    @field_validator("set_metrics")
+    @classmethod
+    def _large_enough(cls, names: tuple[str, ...], info: Any) -> tuple[str, ...]:  # noqa: ANN401 - as above
+        high = info.data.get("high", MIN_SET_SIDE)
+        if names and high < MIN_SET_SIDE:
+            raise ValueError(f"the features need images of {MIN_SET_SIDE} or more pixels a side; high is {high}")
+        return names
 
     @property
     def scale(self) -> int:
@@ -132,16 +145,40 @@ def parse_suite(text: str, where: str) -> Suite:
     try:
         node = yaml.compose(text, yaml.SafeLoader)
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except RecursionError as error:
+        raise ConfigError(f"{where}: nested too deeply; a suite needs three levels at most") from error
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{where}{line}: not YAML: {one_line(str(getattr(error, 'problem', error)))}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{where}:1: a suite is a mapping with name, title, low, high and metrics")
+    if key := _repeated_key(node):
+        raise ConfigError(f"{where}:{key.start_mark.line + 1}: {one_line(key.value, 60)}: is there twice; keep one")
     try:
         return Suite.model_validate(data)
     except ValidationError as error:
         raise ConfigError(_first_error(error, node, where)) from error
+
+
+def _repeated_key(node: yaml.Node | None) -> yaml.ScalarNode | None:
+    """The second of two equal keys of one mapping, which YAML's loader would take without a word."""
+    waiting, seen = [node], set()
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+            continue
+        keys = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in keys:
+                return key
+            keys.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+            waiting.append(value)
+    return None
 
 
 def _first_error(error: ValidationError, node: yaml.Node | None, where: str) -> str:

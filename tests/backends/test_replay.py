@@ -9,6 +9,7 @@ from PIL import Image
 
 from backends.base import Batch, Refused
 from backends.replay import Replay
+from backends.server import warm_up
 from harness.datasets import open_dataset
 from harness.degrade import make_target
 from harness.images import decode
@@ -60,6 +61,31 @@ def test_nothing_to_serve_is_said(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_text("x")
     with pytest.raises(ValueError, match="not a parquet file"):
         Replay(str(tmp_path / "x.parquet"))
+
+
+def test_two_outputs_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Two files, or two rows, that would answer for the same image are refused with their name."""
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (32, 32)).save(tmp_path / folder / "a.png")
+    with pytest.raises(ValueError, match="two outputs are named 'a'"):
+        Replay(str(tmp_path))
+    data = (tmp_path / "one" / "a.png").read_bytes()
+    rows = pd.DataFrame({"image": [{"bytes": data, "path": path} for path in ("x/a.png", "y/a.webp")]})
+    rows.to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match="two outputs are named 'a'"):
+        Replay(str(tmp_path / "rows.parquet"))
+
+
+def test_no_image_is_mistaken_for_the_warm_up(outputs: Path) -> None:
+    """The server's warm-up passes, and an image called warm-up has its own output or none."""
+    replay = Replay(str(outputs))
+    warm_up(replay)
+    with pytest.raises(Refused, match="'warm-up'"):
+        replay.upscale(batch("warm-up"), lambda _done, _total: None)
+    Image.new("RGB", (32, 32), (7, 7, 7)).save(outputs / "warm-up.png")
+    result = Replay(str(outputs)).upscale(batch("warm-up"), lambda _done, _total: None)
+    assert result.min() == result.max() == 7
 
 
 def test_published_lpips_is_reproduced(data_root: Path) -> None:

@@ -1,5 +1,6 @@
 """The shared server: typed errors, streaming with progress, cancellation, health, reflection, occupied ports."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -134,7 +135,31 @@ def test_a_port_in_use_is_one_line(serve: Serve) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert "port is in use" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sr3,steps=4"], "steps.* requests"),
+        (["sr3@localhost:50051"], "--address"),
+        (["no-such"], "no backend 'no-such'"),
+        (["nearest", "--address", "localhost"], "an address is HOST:PORT"),
+        (["nearest", "--address", "localhost:65536"], "an address is HOST:PORT"),
+        (["nearest", "--address", ":0"], "an address is HOST:PORT"),
+        (["nearest", "--address", "OCCUPIED"], "port is in use"),
+        (["replay,outputs=no/such/folder"], "no output images"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(serve: Serve, arguments: list[str], words: str) -> None:
+    """`harness backends serve` refuses options, bad addresses and occupied ports with exit status 2 and one line."""
+    occupied = serve("bicubic").address
+    command = [sys.executable, "-m", "harness", "backends", "serve"]
+    command += [occupied if text == "OCCUPIED" else text for text in arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert re.search(words, done.stderr)
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_seeds_make_the_sample(serve: Serve) -> None:

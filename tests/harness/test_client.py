@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
+from backends.interpolation import Nearest
+from backends.server import UpscalerServicer, start
 from harness.client import Client, Item, typed_options
 from harness.errors import (
     BackendError,
@@ -13,6 +16,7 @@ from harness.errors import (
     ConfigError,
     ContractBroken,
     DeadlineExceeded,
+    Incompatible,
     Unavailable,
 )
 from harness.processes import LocalServer
@@ -95,3 +99,76 @@ def test_options_are_typed_by_the_description() -> None:
             typed_options({name: text}, description)
     with pytest.raises(ConfigError, match="between 1 and 100"):
         typed_options({"steps": "101"}, description)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("steps", str(2**63), "type integer"),
+        ("steps", str(-(2**63) - 1), "type integer"),
+        ("steps", "9" * 5000, "type integer"),
+        ("sampler", "magic", "choose one of ddim"),
+        ("evil\nname\x1b[31m" + "x" * 5000, "magic", "choose one of"),
+    ],
+)
+def test_option_errors_are_bounded_lines(name: str, text: str, words: str) -> None:
+    """Integers beyond 64 bits are refused, and what a backend lists can neither break nor fill the message."""
+    choices = ["ddim", "dd\x1b[31m\npm", "y" * 100_000]
+    description = pb.DescribeResponse(
+        name="x",
+        options=[
+            pb.OptionSpec(name="steps", default_value=pb.OptionValue(integer=8)),
+            pb.OptionSpec(name="sampler", default_value=pb.OptionValue(text="ddim"), choices=choices),
+            pb.OptionSpec(
+                name="evil\nname\x1b[31m" + "x" * 5000, default_value=pb.OptionValue(text="a"), choices=["a"]
+            ),
+        ],
+    )
+    with pytest.raises(ConfigError, match=words) as caught:
+        typed_options({name: text}, description)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600
+
+
+def test_unknown_options_are_bounded_lines() -> None:
+    """The name of an option that a backend lacks is cut in the message."""
+    with pytest.raises(ConfigError, match="has no option") as caught:
+        typed_options({"z" * 5000: "1"}, pb.DescribeResponse(name="x"))
+    assert len(str(caught.value)) < 600
+
+
+class Describes(UpscalerServicer):
+    """Describes itself with one more option."""
+
+    option = pb.OptionSpec()
+
+    def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeResponse:  # noqa: N802 - gRPC's name
+        """Add the option."""
+        answer = super().Describe(request, context)
+        answer.options.append(self.option)
+        return answer
+
+
+@pytest.mark.parametrize(
+    "option", [pb.OptionSpec(name="steps"), pb.OptionSpec(default_value=pb.OptionValue(integer=1))]
+)
+def test_options_without_name_or_default_are_incompatible(option: pb.OptionSpec) -> None:
+    """A description whose options cannot be set is refused before anything is sent."""
+    servicer = Describes(Nearest())
+    servicer.option = option
+    server, _, port = start(servicer, "127.0.0.1:0")
+    client = Client(f"127.0.0.1:{port}")
+    with pytest.raises(Incompatible, match="option without a name or a default"):
+        client.describe()
+    client.close()
+    server.stop(None).wait()
+
+
+def test_a_log_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    """Where the log's folder is a file, the backend is unavailable and the message says what stands there."""
+    (tmp_path / "logs").write_text("a file")
+    server = LocalServer("nearest", tmp_path / "logs" / "nearest.log")
+    with pytest.raises(Unavailable, match=r"nearest cannot be started: .*logs") as caught:
+        server.start()
+    assert "\n" not in str(caught.value)
+    assert not server.alive()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 
 from backends.base import Batch, Description, Option, Progress, Refused
 from backends.faulty import WIRE_FAULTS, Faulty, FaultyServicer
+from backends.registry import ENTRIES, Entry
 from backends.server import UpscalerServicer, start
 from backends.validation import violations
 from harness import contract
 from harness.contract import Result, check_address
-from harness.errors import ConfigError, Incompatible
+from harness.errors import ConfigError, Incompatible, Unavailable
 from protos.upscaler.v1 import upscaler_pb2 as pb
 
 SAME_DESCRIPTION = "describes itself the same way twice"
@@ -260,3 +262,33 @@ def test_a_backend_is_checked_by_its_name() -> None:
     assert all(result.passed for result in contract.check("nearest"))
     with pytest.raises(ConfigError, match="no backend 'no such'; known: nearest"):
         contract.check("no such")
+    with pytest.raises(ConfigError, match="steps"):
+        contract.check("nearest,steps=4")
+
+
+def test_a_backend_is_checked_by_its_address() -> None:
+    """HOST:PORT and NAME@HOST:PORT reach a running server, and options go with every request."""
+    server, _, port = start(UpscalerServicer(Model(options=(Option("steps", 8, "steps"),))), "127.0.0.1:0")
+    try:
+        for text in (f"127.0.0.1:{port}", f"mine@127.0.0.1:{port},steps=4"):
+            assert all(result.passed for result in contract.check(text))
+        with pytest.raises(ConfigError, match="type integer"):
+            contract.check(f"127.0.0.1:{port},steps=x")
+    finally:
+        server.stop(None).wait()
+    with pytest.raises(ConfigError, match="HOST:PORT"):
+        contract.check("127.0.0.1:")
+
+
+def test_replay_is_not_checked() -> None:
+    """Replay has no outputs for the images of the checks: the refusal says how it is tried instead."""
+    with pytest.raises(ConfigError, match="harness run"):
+        contract.check("replay,outputs=/a:b@c")
+
+
+def test_a_backend_that_cannot_start_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last line of its log is in the message, and the log that it names can be read."""
+    monkeypatch.setitem(ENTRIES, "ghost", Entry("ghost", "none:None", "known here, not to the child"))
+    with pytest.raises(Unavailable, match=r"invalid choice: 'ghost'.*its log is ") as caught:
+        contract.check("ghost")
+    assert "ghost" in Path(str(caught.value).rpartition("its log is ")[2]).read_text()

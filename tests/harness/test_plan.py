@@ -23,3 +23,23 @@ def test_wrong_backend_text_is_refused(text: str) -> None:
     """What is not NAME[@ADDRESS][,option=value]... is a ConfigError."""
     with pytest.raises(ConfigError, match="backend"):
         parse_backend(text)
+
+
+@pytest.mark.parametrize("address", ["localhost:1", "10.0.0.1:65535", "[::1]:50051", "gpu-1.example.org:50051"])
+def test_addresses_are_host_and_port(address: str) -> None:
+    """Names, numbers and bracketed IPv6 with a port are addresses."""
+    assert parse_backend(f"sr3@{address}").address == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("", "localhost", ":50051", "localhost:", "localhost:0", "localhost:65536", "localhost:x", "localhost:٣"),
+        *("http://localhost:80", "::1:50051", "a/b:50051", "a b:50051", "localhost:50051/x", "local\nhost:50051"),
+    ],
+)
+def test_other_addresses_are_refused(address: str) -> None:
+    """What is not HOST:PORT with a port from 1 to 65535 is refused in one line."""
+    with pytest.raises(ConfigError, match="an address is HOST:PORT") as caught:
+        parse_backend(f"sr3@{address}")
+    assert "\n" not in str(caught.value)

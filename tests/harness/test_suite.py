@@ -50,6 +50,16 @@ def test_the_hash_follows_the_content() -> None:
         ("sigmas: [0.04, 0.1]", "sigmas: [0.1, 0.04]", "s.yaml:7: noise.sigmas: sigmas must ascend"),
         ("name: small", "name: ../../etc", "s.yaml:1: name: "),
         ("low: 16", "low: [", r"s.yaml:\d+: not YAML"),
+        ("low: 16", "low: 2026-13-45", "s.yaml: not YAML: .*month"),
+        ("low: 16", f"low: {'[' * 5000}", "s.yaml: nested too deeply"),
+        ("low: 16", "low: 16\nlow: 8", "s.yaml:4: low: is there twice"),
+        ("  images: 10", "  images: 10\n  images: 20", "s.yaml:9: images: is there twice"),
+        ("low: 16", "low: 16\ndeadline_s: .inf", "s.yaml:4: deadline_s: .*finite"),
+        ("low: 16", "low: 16\ndeadline_s: .nan", "s.yaml:4: deadline_s: "),
+        ("[psnr, lpips_alex]", "[psnr, lpips_alex, psnr]", "s.yaml:5: metrics: psnr is there twice"),
+        ("  images: 10", "  images: 10\n  metrics: [psnr, psnr]", "s.yaml:9: noise.metrics: psnr is there twice"),
+        ("high: 64", "high: 8016", "s.yaml:4: high: .*8000"),
+        ("high: 64", "high: 16\nset_metrics: [kid_alexnet]", "s.yaml:5: set_metrics: .*32"),
         (GOOD, "- a\n- b\n", "s.yaml:1: a suite is a mapping"),
         (GOOD, "", "s.yaml:1: a suite is a mapping"),
     ],
@@ -59,6 +69,14 @@ def test_errors_name_line_and_field(old: str, new: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
         parse_suite(GOOD.replace(old, new), "s.yaml")
     assert "\n" not in str(caught.value)
+
+
+def test_aliases_are_looked_at_once() -> None:
+    """A file that repeats an alias of an alias many times over is refused at once, and so is one that holds itself."""
+    lines = ["a0: &a0 [x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60))]
+    for text in ("\n".join(lines), "name: &a [*a]"):
+        with pytest.raises(ConfigError, match=r"^s\.yaml:"):
+            parse_suite(text, "s.yaml")
 
 
 def test_an_unknown_name_gets_a_suggestion(tmp_path: Path) -> None:
