@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import queue
+import re
 import signal
 import sys
 import threading
@@ -249,6 +250,9 @@ def start(servicer: UpscalerServicer, address: str) -> tuple[grpc.Server, health
     Raises:
         AddressInUse: nothing can listen there.
     """
+    match = re.fullmatch(r"(?:[^:]+|\[.+\]):([0-9]{1,5})", address)
+    if match is None or int(match[1]) > 65535:  # gRPC would choose another host or port
+        raise AddressInUse(f"cannot listen on {address!r}: an address is HOST:PORT")
     options = [*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0)]
     server = grpc.server(ThreadPoolExecutor(WORKERS), options=options)
     pb_grpc.add_UpscalerServiceServicer_to_server(servicer, server)

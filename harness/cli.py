@@ -293,7 +293,7 @@ def backends_serve(
             raise ConfigError(f"{spec.name}@{spec.address}: give the address to serve on with --address")
         if spec.options:
             raise ConfigError(
-                f"{', '.join(spec.options)}: options of {spec.name} belong to requests; give them to a run"
+                f"{next(iter(spec.options))}: options of {spec.name} go with requests; give them to a run"
             )
         check_address(address, 0)
         try:

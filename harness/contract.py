@@ -48,15 +48,13 @@ def check(backend: str) -> list[Result]:
         ConfigError: there is no such backend, or it cannot be checked. BackendError: it cannot be reached at all.
     """
     head = backend.partition(",")[0]
+    if head == "replay":
+        raise ConfigError("replay has no outputs for the images of these checks; only a run can try it")
     spec = parse_backend(f"server@{backend}" if ":" in head and "@" not in head else backend)
     if spec.address:
         return check_address(spec.address, spec.options)
     if spec.name not in ENTRIES:
         raise ConfigError(f"no backend {one_line(spec.name, 60)!r}; known: {', '.join(ENTRIES)}, or give HOST:PORT")
-    if spec.name == "replay":
-        raise ConfigError(
-            "replay has no outputs for the images of these checks; try it with harness run SUITE --backend replay,..."
-        )
     folder = Path(tempfile.mkdtemp())  # stays when the backend cannot start: the error names the log in it
     with LocalServer(spec.name, folder / "log", spec.settings) as server:
         results = check_address(server.address, spec.options)

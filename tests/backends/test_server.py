@@ -14,6 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
+from backends.interpolation import Nearest
+from backends.server import AddressInUse, UpscalerServicer, start
 from harness.client import Client, Item
 from harness.errors import BadRequest, DeadlineExceeded
 from protos import CHUNK_BYTES, SERVICE
@@ -138,10 +140,17 @@ def test_a_port_in_use_is_one_line(serve: Serve) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("address", ["localhost", "::1", ":0", "localhost:", "localhost:99999"])
+def test_an_address_needs_host_and_port(address: str) -> None:
+    """The server guesses neither the host nor the port that an address lacks."""
+    with pytest.raises(AddressInUse, match="cannot listen on"):
+        start(UpscalerServicer(Nearest()), address)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["sr3,steps=4"], "steps.* requests"),
+        (["sr3,steps=4"], "steps: .* requests"),
         (["sr3@localhost:50051"], "--address"),
         (["no-such"], "no backend 'no-such'"),
         (["nearest", "--address", "localhost"], "an address is HOST:PORT"),
