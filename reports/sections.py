@@ -295,7 +295,8 @@ def _timing(row: "pd.Series[Any]") -> Iterator[Cell]:
     yield _number(duration(row["cold_start_s"]))
     yield _number(count(row["peak_memory_mb"]))
     yield _number(times(row["ratio_compute_bicubic"]))
-    yield Cell("yes") if row["valid"] else Cell("invalid", str(row["note"] or ""), "strong")
+    note = str(row["note"] or "")
+    yield Cell("unknown" if note else "yes", note) if row["valid"] else Cell("invalid", note, "strong")
 
 
 def _ratios(run: Run) -> Table:
