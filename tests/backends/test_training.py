@@ -37,7 +37,6 @@ from backends.training.portraits import nearest
 from backends.training.tasks import SR3Task, stratified_t, to_model
 from harness.resize import resize, to_uint8
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = {
     "name": "tiny",
     "task": "sr3",
@@ -126,7 +125,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, main: Callable[[], int], *argument
 # Configs
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "backends/training/configs").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted((Path(card.__file__).parent / "configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_configs_are_valid(path: Path) -> None:
     """Every config of the repository loads and is named after its file."""
     assert load_config(path).name == path.stem
@@ -424,7 +423,7 @@ def test_data_that_do_not_fit_get_one_line(
 
 def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
     """The command in a process of its own."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "backends.training", *arguments],
         cwd=folder,
