@@ -50,6 +50,9 @@ def read_labels(table: Path) -> Labels:
     lines = _lines(table)
     header = next(lines, [])
     key = _file_column(header, table)
+    folded = [name.strip().lower() for name in header]
+    if twice := {name for name in folded if folded.count(name) > 1}:
+        raise DatasetError(f"{table}: has the column {listing(sorted(twice))} twice; keep one")
     columns, notes = label_columns(name for name in header if name != key)
     listed: list[tuple[str, dict[str, str]]] = []
     for fields in lines:

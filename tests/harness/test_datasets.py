@@ -684,3 +684,11 @@ def test_import_is_light() -> None:
     code = "import sys, harness.datasets; print([m for m in ('pandas','pyarrow','torch','PIL') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    """Two columns of one name would contradict each other: the table is refused by the column's name."""
+    (tmp_path / "a.png").write_bytes(photo())
+    (tmp_path / "metadata.csv").write_text("file_name,race,Race\na.png,white,black\n")
+    with pytest.raises(DatasetError, match="column race twice"):
+        open_dataset(f"folder:{tmp_path}")
