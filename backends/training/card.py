@@ -4,6 +4,7 @@ The card's figures come from the training log and, if a run folder of the harnes
 """
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -19,17 +20,21 @@ WEIGHTS = Path("backends/weights")
 TEXTS = Path(__file__).parent / "cards"
 
 
-def export(config: TrainingConfig, metadata: dict[str, str]) -> Path:
+def weights_path(config: TrainingConfig) -> Path:
+    """Where a model's weights belong: upscalers with the backends, instruments with the harness."""
+    folder = Path("harness/data") if config.task == "attributes" else WEIGHTS
+    return folder / f"{config.name}.safetensors"
+
+
+def export(config: TrainingConfig, sizes: dict[str, object], metadata: dict[str, str]) -> Path:
     """Write the averaged weights of the last checkpoint as fp16 safetensors; returns the path."""
     tensors = load_file(Path("runs/training") / config.name / "checkpoint.safetensors")
-    average = {k.removeprefix("average."): v.half() for k, v in tensors.items() if k.startswith("average.")}
-    sizes = {**config.network.model_dump(), "c_in": 6 if config.task == "sr3" else 3}
-    if config.task == "portraits":
-        sizes["labels"] = 9
-    WEIGHTS.mkdir(parents=True, exist_ok=True)
-    path = WEIGHTS / f"{config.name}.safetensors"
+    average = {k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")}
+    halves = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in average.items()}
+    path = weights_path(config)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
-    save_file({k: v.contiguous() for k, v in average.items()}, partial, {**metadata, "network": json.dumps(sizes)})
+    save_file(halves, partial, {**metadata, "network": json.dumps(sizes)})
     partial.rename(path)
     return path
 
@@ -42,12 +47,12 @@ def write_card(config: TrainingConfig, run: Path | None) -> Path:
         OSError: a file is missing or cannot be written.
     """
     log = _read_log(Path("runs/training") / config.name / "log.jsonl")
-    weights = WEIGHTS / f"{config.name}.safetensors"
+    weights = weights_path(config)
     text = (TEXTS / f"{config.name}.md").read_text(encoding="utf-8")
     parts = [text, "## Training\n", _training(config, log, weights)]
     if run is not None:
-        parts += ["\n## Measured\n", _measured(run, config.task)]
-    path = WEIGHTS / f"{config.name}.md"
+        parts += ["\n## Measured\n", _measured(run, config.name.split("-")[0])]
+    path = weights.with_suffix(".md")
     path.write_text("\n".join(parts), encoding="utf-8")
     return path
 
@@ -73,13 +78,29 @@ def _training(config: TrainingConfig, log: list[dict[str, float]], weights: Path
         ("data", f"`{config.train}` (validation `{config.validation}`; the test split was not used)"),
         ("parameters", f"{parameters:,}, {weights.stat().st_size / 1e6:.1f} MB as fp16"),
         ("images seen", f"{int(last['images']):,} in {config.steps:,} steps of {config.batch}"),
-        ("wall time", f"{last['hours']:.2f} h on {torch.get_num_threads()} CPU threads, other work running beside it"),
+        ("time", _time(last)),
         ("loss on validation images", f"{last['validation_loss']:.4f}"),
     ]
-    lines = ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)]
-    steps = log[:: max(1, len(log) // 8)]
-    curve = [f"| {int(r['images']):,} | {r['hours']:.2f} | {r['validation_loss']:.4f} |" for r in steps]
-    lines += ["", "| images seen | hours | validation loss |", "| --- | --- | --- |", *curve]
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows), "", _curve(log)])
+
+
+def _time(last: dict[str, float]) -> str:
+    wall = f"{last['hours']:.2f} h on {torch.get_num_threads()} CPU threads, other work running beside it"
+    if "core_hours" not in last:
+        return wall
+    return f"{last['core_hours']:.2f} core-hours, {wall}"
+
+
+def _curve(log: list[dict[str, float]]) -> str:
+    """The validation figures against images seen, hours and core-hours, at about ten points."""
+    hidden = {"step", "images", "hours", "network_loss", "critic_loss", "loss"}
+    names = [name for name in log[-1] if name not in hidden]
+    lines = [f"| images seen | hours | {' | '.join(name.replace('_', ' ') for name in names)} |"]
+    lines += [f"| {' | '.join(['---'] * (len(names) + 2))} |"]
+    points = log[:: max(1, len(log) // 10)]
+    for row in points if points[-1] is log[-1] else [*points, log[-1]]:
+        values = " | ".join(f"{row.get(name, math.nan):.4g}" for name in names)
+        lines.append(f"| {int(row['images']):,} | {row['hours']:.2f} | {values} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,7 +1,7 @@
 """What a training config may say: one YAML file a model, checked field by field."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,25 +18,80 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Network(_Strict):
+class UNet(_Strict):
     """Size of the U-Net (see `backends.sr3.unet.UNet`)."""
 
+    kind: Literal["unet"] = "unet"
     channels: int = Field(default=64, ge=8, multiple_of=8)
     multipliers: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 2, 2), min_length=1, max_length=8)
     blocks: int = Field(default=2, ge=1)
     patch: int = Field(default=4, ge=1)
+
+    @property
+    def multiple(self) -> int:
+        """Height and width of its input must be a multiple of this."""
+        return int(self.patch * 2 ** (len(self.multipliers) - 1))
+
+
+class SRResNet(_Strict):
+    """Size of SRGAN's generator (see `backends.gan.networks.SRResNet`)."""
+
+    kind: Literal["srresnet"]
+    channels: int = Field(default=64, ge=1)
+    blocks: int = Field(default=16, ge=1)
+    multiple: ClassVar[int] = 1
+
+
+class RRDB(_Strict):
+    """Size of ESRGAN's generator (see `backends.gan.networks.RRDBNet`)."""
+
+    kind: Literal["rrdb"]
+    channels: int = Field(default=64, ge=1)
+    growth: int = Field(default=32, ge=1)
+    blocks: int = Field(default=6, ge=1)
+    multiple: ClassVar[int] = 1
+
+
+class MobileNet(_Strict):
+    """The network of the attribute classifier (torchvision's `mobilenet_v2`), started from ImageNet weights."""
+
+    kind: Literal["mobilenet"]
+    multiple: ClassVar[int] = 32
+
+
+class Adversarial(_Strict):
+    """Losses of a GAN's generator, and how long it is pretrained with L1 alone."""
+
+    pretrain: int = Field(ge=0)
+    relativistic: bool = False
+    pixel: float = Field(default=1.0, ge=0)
+    perceptual: float = Field(default=2.0, ge=0)
+    critic: float = Field(default=0.01, ge=0)
+    critic_channels: int = Field(default=64, ge=1)
+
+
+Task = Literal["sr3", "portraits", "regression", "gan", "attributes"]
+NETWORKS: dict[Task, tuple[str, ...]] = {
+    "sr3": ("unet",),
+    "portraits": ("unet",),
+    "regression": ("unet",),
+    "gan": ("srresnet", "rrdb"),
+    "attributes": ("mobilenet",),
+}
+"""The kinds of network that each task can train."""
 
 
 class TrainingConfig(_Strict):
     """One model: its task, data, network and optimisation."""
 
     name: str = Field(pattern=r"^[a-z0-9-]+$")
-    task: Literal["sr3", "portraits"]
+    task: Task
     train: str
     validation: str
     low: int = Field(default=16, ge=4)
     high: int = Field(default=64, ge=8)
-    network: Network = Network()
+    network: UNet | SRResNet | RRDB | MobileNet = Field(default=UNet(), discriminator="kind")
+    adversarial: Adversarial | None = None
     steps: int = Field(ge=1)
     batch: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=3e-4, gt=0)
@@ -48,12 +103,27 @@ class TrainingConfig(_Strict):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
-        multiple = self.network.patch * 2 ** (len(self.network.multipliers) - 1)
+        multiple = self.network.multiple
         if self.high % multiple:
             raise PydanticCustomError("size", f"high must be a multiple of {multiple}, as the network halves its size")
         if self.high % self.low:
             raise PydanticCustomError("size", f"high must be a multiple of low, {self.low}")
         return self
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        kinds = NETWORKS[self.task]
+        if self.network.kind not in kinds:
+            raise PydanticCustomError("kind", f"the task {self.task} trains a network of kind {' or '.join(kinds)}")
+        if (self.task == "gan") != (self.adversarial is not None):
+            raise PydanticCustomError("adversarial", "the task gan, and no other, needs the field adversarial")
+        return self
+
+    @property
+    def phases(self) -> tuple[tuple[int, int], ...]:
+        """First and last step of each part of the training that has a learning-rate schedule of its own."""
+        first = self.adversarial.pretrain if self.adversarial else 0
+        return ((0, first), (first, self.steps)) if 0 < first < self.steps else ((0, self.steps),)
 
 
 def load_config(path: Path) -> TrainingConfig:

@@ -14,15 +14,17 @@ from torch import nn
 
 from backends.training.config import ConfigError, TrainingConfig
 from backends.training.data import batches
-from backends.training.tasks import TASKS, Task
+from backends.training.tasks import load_task
 from harness.errors import one_line
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Linear warm-up, then a cosine from the first to the final learning rate."""
+    """Linear warm-up, then a cosine from the first to the final learning rate; anew in each phase of the training."""
+    first, last = next((a, b) for a, b in config.phases if step < b or b == config.steps)
+    step, steps = step - first, last - first
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    done = (step - config.warmup) / max(1, steps - config.warmup)
     span = config.learning_rate - config.final_learning_rate
     return config.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
@@ -38,71 +40,86 @@ class Trainer:
     def __init__(self, config: TrainingConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
         torch.manual_seed(config.seed)
-        self.task: Task = TASKS[config.task](config)
+        self.task = load_task(config.task)(config)
         if self.task.count < config.batch:
             raise ConfigError(
                 f"{config.name}: batch: {config.batch} is more than the {self.task.count} training images"
             )
-        self.network = self.task.network.to(memory_format=torch.channels_last)
-        self.average = copy.deepcopy(self.network).eval().requires_grad_(requires_grad=False)
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=config.learning_rate, weight_decay=1e-3)
-        self.step, self.seconds = 0, 0.0
+        self.parts = {name: part.to(memory_format=torch.channels_last) for name, part in self.task.parts.items()}
+        self.average = copy.deepcopy(self.parts["network"]).eval().requires_grad_(requires_grad=False)
+        self.optimizers = {
+            name: torch.optim.AdamW(part.parameters(), lr=config.learning_rate, weight_decay=1e-3)
+            for name, part in self.parts.items()
+        }
+        self.step, self.seconds, self.core_seconds = 0, 0.0, 0.0
         self._resume()
 
     def train(self) -> None:
         """Train to the configured number of steps, printing progress with an ETA and writing checkpoints."""
-        started, first, losses = time.monotonic(), self.step, []
+        clock, first, losses = _clock(), self.step, []
         for step, indices in batches(self.task.count, self.config.batch, self.config.seed, self.step):
             if step >= self.config.steps:
                 break
             losses.append(self._one_step(step, indices))
             self.step = step + 1
             if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
-                elapsed = time.monotonic() - started
-                self.seconds, started = self.seconds + elapsed, time.monotonic()
-                self._log(sum(losses) / len(losses), (self.step - first) * self.config.batch / elapsed)
+                elapsed, worked = (now - then for now, then in zip(_clock(), clock, strict=True))
+                self.seconds, self.core_seconds = self.seconds + elapsed, self.core_seconds + worked
+                self._log(losses, (self.step - first) * self.config.batch / elapsed)
                 self._checkpoint()
-                losses, first = [], self.step
+                clock, losses, first = _clock(), [], self.step
 
-    def _one_step(self, step: int, indices: torch.Tensor) -> float:
+    def _one_step(self, step: int, indices: torch.Tensor) -> dict[str, float]:
         rng = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, step)
-        loss = self.task.loss(self.network, indices, rng)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimizer.step()
+        values = {}
+        for name, loss in self.task.losses(step, indices, rng):
+            self._update(self.optimizers[name], loss, learning_rate(self.config, step))
+            values[name] = float(loss.detach())
         self._update_average(step)
-        return float(loss.detach())
+        return values
+
+    def _update(self, optimizer: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
+        optimizer.step()
 
     @torch.no_grad()
     def _update_average(self, step: int) -> None:
-        decay = min(self.config.ema, (1 + step) / (10 + step))
-        for slow, fast in zip(self.average.parameters(), self.network.parameters(), strict=True):
+        network, decay = self.parts["network"], min(self.config.ema, (1 + step) / (10 + step))
+        for slow, fast in zip(self.average.parameters(), network.parameters(), strict=True):
             slow.lerp_(fast, 1 - decay)
+        for kept, buffer in zip(self.average.buffers(), network.buffers(), strict=True):
+            kept.copy_(buffer)
 
     @torch.no_grad()
-    def _log(self, loss: float, speed: float) -> None:
+    def _log(self, losses: list[dict[str, float]], speed: float) -> None:
         row = {
             "step": self.step,
             "images": self.step * self.config.batch,
             "hours": round(self.seconds / 3600, 4),
-            "loss": round(loss, 6),
-            "validation_loss": round(self.task.validation_loss(self.average), 6),
+            "core_hours": round(self.core_seconds / 3600, 4),
         }
+        for name in self.parts:
+            values = [each[name] for each in losses if name in each]
+            row[f"{name}_loss"] = round(sum(values) / len(values), 6) if values else math.nan
+        row |= {name: round(value, 6) for name, value in self.task.validate(self.average).items()}
         left = (self.config.steps - self.step) * self.config.batch / speed / 60
         print(f"{self.config.name} {row} {speed:.0f} images/s, {left:.0f} min left", flush=True)
         with (self.folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(row) + "\n")
 
     def _checkpoint(self) -> None:
-        state = {"network": self.network.state_dict(), "average": self.average.state_dict()}
-        tensors = {f"{part}.{k}": v.contiguous() for part, values in state.items() for k, v in values.items()}
-        for i, entry in enumerate(self.optimizer.state_dict()["state"].values()):
-            tensors |= {f"optimizer.{i}.{k}": v.contiguous() for k, v in entry.items()}
+        states = {name: part.state_dict() for name, part in (*self.parts.items(), ("average", self.average))}
+        tensors = {f"{name}.{k}": v.contiguous() for name, state in states.items() for k, v in state.items()}
+        for name, optimizer in self.optimizers.items():
+            for i, entry in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{name}.{i}.{k}": v.contiguous() for k, v in entry.items()}
         partial = self.folder / "checkpoint.part"
-        save_file(tensors, partial, {"step": str(self.step), "seconds": str(self.seconds)})
+        progress = {"step": self.step, "seconds": self.seconds, "core_seconds": self.core_seconds}
+        save_file(tensors, partial, {k: str(v) for k, v in progress.items()})
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.rename(self.folder / "checkpoint.safetensors")
@@ -123,16 +140,30 @@ class Trainer:
 
     def _load(self, path: Path) -> None:
         tensors = load_file(path)
-        for part, module in (("network", self.network), ("average", self.average)):
-            module.load_state_dict({k[len(part) + 1 :]: v for k, v in tensors.items() if k.startswith(part + ".")})
-        state = self.optimizer.state_dict()
-        count = len(state["param_groups"][0]["params"])
-        state["state"] = {
-            i: {k: tensors[f"optimizer.{i}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")} for i in range(count)
-        }
-        self.optimizer.load_state_dict(state)
+        for name, module in (*self.parts.items(), ("average", self.average)):
+            module.load_state_dict({k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(name + ".")})
+        for name, optimizer in self.optimizers.items():
+            state = optimizer.state_dict()
+            state["state"] = _optimizer_state(tensors, f"optimizer.{name}.")
+            optimizer.load_state_dict(state)
         meta = read_metadata(path)
-        self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
+        self.step = int(meta["step"])
+        self.seconds, self.core_seconds = float(meta["seconds"]), float(meta["core_seconds"])
+
+
+def _clock() -> tuple[float, float]:
+    """Wall time, and processor time of this process over all its threads, in seconds."""
+    return time.monotonic(), time.process_time()
+
+
+def _optimizer_state(tensors: dict[str, torch.Tensor], prefix: str) -> dict[int, dict[str, torch.Tensor]]:
+    """Index of the parameter -> its moments, from the tensors whose names begin with `prefix`."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith(prefix):
+            index, name = key.removeprefix(prefix).split(".")
+            state.setdefault(int(index), {})[name] = value
+    return state
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from backends.sr3.backend import load_network
+from backends.checkpoint import load_network
 from backends.sr3.diffusion import Denoiser, ancestral, cosine_gamma, from_v
+from backends.sr3.unet import UNet
 from backends.training.data import GENDERS, RACES, label_vectors, load_images
 from harness.resize import to_uint8
 
@@ -129,7 +130,7 @@ def make() -> int:
     weights = Path("backends/weights/portraits.safetensors")
     if not weights.exists():
         raise FileNotFoundError(f"{weights} is missing; train it first with configs/portraits.yaml")
-    network, _ = load_network(weights)
+    network, _ = load_network(weights, UNet)
     rng = np.random.default_rng(SEED)
     cells = [(race, gender) for race in RACES for gender in GENDERS for _ in range(EACH)]
     labels = [(race, gender, int(rng.integers(*ADULT))) for race, gender in cells]

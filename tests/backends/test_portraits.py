@@ -24,7 +24,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[NDArray[n
     for parent in (weights.parent, OUTPUTS[0].parent):
         parent.mkdir(parents=True)
     weights.touch()
-    monkeypatch.setattr(portraits, "load_network", lambda _path: (None, {}))
+    monkeypatch.setattr(portraits, "load_network", lambda *_: (None, {}))
     monkeypatch.setattr(portraits, "load_images", lambda spec, _size: PHOTOS if "train" in spec else HELD)
 
     def run(drawn: NDArray[np.uint8]) -> int:

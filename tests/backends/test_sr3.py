@@ -14,9 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from backends.base import Batch, Cancelled
+from backends.checkpoint import MAX_BYTES, load_network
 from backends.interpolation import Bicubic
+from backends.pixels import enlarge
 from backends.sr3 import diffusion
-from backends.sr3.backend import MAX_BYTES, SR3, enlarge, load_network
+from backends.sr3.backend import SR3
 from backends.sr3.unet import NoiseLevel, UNet
 from harness.datasets import limit, open_dataset
 from harness.degrade import make_input, make_target
@@ -209,7 +211,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Tensor]], object], network: 
 def refusal(path: Path) -> str:
     """The message of the ValueError that loading raises: one line that begins with the file's name."""
     with pytest.raises(ValueError, match=f"^{path.name}: ") as caught:
-        load_network(path)
+        load_network(path, UNet)
     message = str(caught.value)
     assert message.isprintable()
     assert len(message) < 400
@@ -218,7 +220,7 @@ def refusal(path: Path) -> str:
 
 def test_a_weights_file_loads_as_float32(weights: Path) -> None:
     """The network is complete, in float32, ready to run, and its metadata come with it."""
-    network, metadata = load_network(weights)
+    network, metadata = load_network(weights, UNet)
     assert metadata["std"] == "1"
     assert {p.dtype for p in network.parameters()} == {torch.float32}
     assert not network.training

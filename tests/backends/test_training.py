@@ -27,14 +27,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from backends.sr3.backend import enlarge, load_network
+from backends.checkpoint import load_network
+from backends.pixels import enlarge, to_model
+from backends.sr3.unet import UNet
 from backends.training import __main__ as command
 from backends.training import card
 from backends.training.config import ConfigError, TrainingConfig, load_config
 from backends.training.data import batches, label_vectors, load_images
+from backends.training.diffusion import SR3Task, stratified_t
 from backends.training.loop import Trainer, learning_rate
 from backends.training.portraits import nearest
-from backends.training.tasks import SR3Task, stratified_t, to_model
 from harness.resize import resize, to_uint8
 
 TINY = {
@@ -44,7 +46,7 @@ TINY = {
     "validation": "faces#validation",
     "low": 4,
     "high": 16,
-    "network": {"channels": 8, "multipliers": [1, 2], "blocks": 1, "patch": 2},
+    "network": {"kind": "unet", "channels": 8, "multipliers": [1, 2], "blocks": 1, "patch": 2},
     "steps": 6,
     "batch": 4,
     "warmup": 2,
@@ -136,15 +138,19 @@ def test_shipped_configs_are_valid(path: Path) -> None:
     [
         ({"steps": 0}, "steps"),
         ({"steps": "many"}, "steps"),
-        ({"task": "gan"}, "task"),
+        ({"task": "painter"}, "task"),
+        ({"task": "gan"}, "the task gan trains a network of kind srresnet or rrdb"),
+        ({"task": "gan", "network": {"kind": "rrdb"}}, "needs the field adversarial"),
+        ({"adversarial": {"pretrain": 1}}, "needs the field adversarial"),
+        ({"network": {"kind": "transformer"}}, "network"),
         ({"name": "../x"}, "name"),
         ({"ema": 1.0}, "ema"),
         ({"learning_rate": math.nan}, "learning_rate"),
         ({"learning_rate": math.inf}, "learning_rate"),
         ({"learnig_rate": 1.0}, "learnig_rate"),
-        ({"network": {"channels": 9}}, "network.channels"),
-        ({"network": {"multipliers": []}}, "network.multipliers"),
-        ({"network": {"multipliers": [1, 0]}}, "network.multipliers.1"),
+        ({"network": {"kind": "unet", "channels": 9}}, "channels"),
+        ({"network": {"kind": "unet", "multipliers": []}}, "multipliers"),
+        ({"network": {"kind": "unet", "multipliers": [1, 0]}}, "multipliers.1"),
         ({"high": 18}, "high must be a multiple of 4"),
         ({"low": 5}, "high must be a multiple of low"),
         ({"more\n\x1b[31m" + "x" * 1000: 1}, "Extra inputs"),
@@ -226,13 +232,14 @@ def test_noise_levels_cover_the_whole_range() -> None:
 def test_training_sees_what_the_backend_will_see() -> None:
     """The task's low-resolution images and enlarged conditions are those of the server's resize and rounding."""
     task = SR3Task(config())
-    low = task.resizer.down(to_model(task.images))
-    expected = np.stack([to_uint8(resize(image.astype(np.float64), 4, 4)) for image in task.images])
+    pairs = task.pairs
+    low = pairs.resizer.down(to_model(pairs.images))
+    expected = np.stack([to_uint8(resize(image.astype(np.float64), 4, 4)) for image in pairs.images])
     received: NDArray[np.uint8] = ((low + 1) * 127.5).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)
     np.testing.assert_array_equal(received, expected)
-    torch.testing.assert_close(task.resizer.up(low), enlarge(expected, 4), atol=1e-5, rtol=0)
-    residual = to_model(task.images) - enlarge(expected, 4)
-    assert task.std == pytest.approx(float(residual.std()), rel=1e-3)
+    torch.testing.assert_close(pairs.resizer.up(low), enlarge(expected, 4), atol=1e-5, rtol=0)
+    residual = to_model(pairs.images) - enlarge(expected, 4)
+    assert pairs.std == pytest.approx(float(residual.std()), rel=1e-3)
 
 
 def test_images_are_decoded_once(folder: Path) -> None:
@@ -260,21 +267,40 @@ def test_nearest_finds_copies_and_mirror_images() -> None:
 # Training, resumption, failures
 
 
-@pytest.mark.parametrize("task", ["sr3", "portraits"])
+GAN = {
+    "task": "gan",
+    "high": 32,
+    "network": {"kind": "srresnet", "channels": 4, "blocks": 1},
+    "adversarial": {"pretrain": 2, "critic_channels": 4},
+}
+ESRGAN = GAN | {
+    "network": {"kind": "rrdb", "channels": 4, "growth": 2, "blocks": 1},
+    "adversarial": {"pretrain": 2, "critic_channels": 4, "relativistic": True},
+}
+TASKS: dict[str, dict[str, object]] = {
+    "sr3": {},
+    "portraits": {"task": "portraits"},
+    "regression": {"task": "regression"},
+    "srgan": GAN,
+    "esrgan": ESRGAN,
+}
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_an_interrupted_training_ends_like_a_straight_one(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, task: str
+    folder: Path, monkeypatch: pytest.MonkeyPatch, task: dict[str, object]
 ) -> None:
     """Stopped after a checkpoint and continued, a training reaches the same weights, averages and optimiser state."""
-    train(config(task=task))
+    train(config(**task))
     straight = checkpoint()
     other = folder / "other"
     other.mkdir()
     monkeypatch.chdir(other)
-    trainer = Trainer(config(task=task), Path("runs/training/tiny"))
+    trainer = Trainer(config(**task), Path("runs/training/tiny"))
     with failing(monkeypatch, trainer, at_step=4):
         trainer.train()
     assert logged_steps() == [3]
-    resumed = train(config(task=task))
+    resumed = train(config(**task))
     assert resumed.step == 6
     assert logged_steps() == [3, 6]
     torch.testing.assert_close(checkpoint(), straight, atol=1e-6, rtol=1e-6)
@@ -285,7 +311,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, trainer: Trainer, at_step: int) -> 
     """Someone presses Ctrl-C in the middle of a step."""
     one_step = trainer._one_step
 
-    def step(number: int, indices: Tensor) -> float:
+    def step(number: int, indices: Tensor) -> dict[str, float]:
         if number == at_step:
             raise KeyboardInterrupt
         return one_step(number, indices)
@@ -301,7 +327,7 @@ def test_training_learns(folder: Path) -> None:
     rows = [json.loads(line) for line in (folder / "runs/training/tiny/log.jsonl").read_text().splitlines()]
     assert [row["images"] for row in rows] == [80, 160, 240]
     assert rows[-1]["validation_loss"] < 0.95 * rows[0]["validation_loss"]
-    for slow, fast in zip(trainer.average.parameters(), trainer.network.parameters(), strict=True):
+    for slow, fast in zip(trainer.average.parameters(), trainer.parts["network"].parameters(), strict=True):
         torch.testing.assert_close(slow, fast.detach(), atol=0.1, rtol=0)
 
 
@@ -390,7 +416,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     elif damage == "no step":
         path.write_bytes(path.read_bytes().replace(b'"step":', b'"stop":'))
     else:
-        changes["network"] = {"channels": 16, "multipliers": [1, 2], "blocks": 1, "patch": 2}
+        changes["network"] = {"kind": "unet", "channels": 16, "multipliers": [1, 2], "blocks": 1, "patch": 2}
     before = path.read_bytes()
     assert run_main(monkeypatch, command.main, write_config(folder, **changes)) == 2
     error = capsys.readouterr().err
@@ -479,7 +505,7 @@ def test_the_command_writes_weights_that_load(
     path = folder / "backends/weights/tiny.safetensors"
     assert capsys.readouterr().out.endswith("weights: backends/weights/tiny.safetensors\n")
     assert {t.dtype for t in load_file(path).values()} == {torch.float16}
-    network, metadata = load_network(path)
+    network, metadata = load_network(path, UNet)
     average = {k.removeprefix("average."): v for k, v in checkpoint().items() if k.startswith("average.")}
     torch.testing.assert_close(dict(network.state_dict()), average, atol=1e-3, rtol=1e-3)
     assert network(torch.zeros(2, channels, 16, 16), torch.tensor([0.1, 0.9])).shape == (2, 3, 16, 16)
@@ -492,7 +518,7 @@ def make_run(folder: Path) -> Path:
     (run / "tables").mkdir(parents=True)
     record = {"command": "harness run", "dataset": {"images": 24, "spec": "utkface:x#test"}}
     (run / "run.json").write_text(json.dumps(record))
-    rows = [{"backend": "sr3", "metric": "psnr", "n": 24, "mean": 26.1234, "low": 25.0, "high": 27.0}]
+    rows = [{"backend": "tiny", "metric": "psnr", "n": 24, "mean": 26.1234, "low": 25.0, "high": 27.0}]
     pd.DataFrame(rows).to_parquet(run / "tables" / "summary.parquet")
     return run
 
@@ -514,7 +540,7 @@ def test_a_card_is_made_from_the_log(folder: Path, monkeypatch: pytest.MonkeyPat
     assert text.count("| 12 | ") == 1
     assert f"{json.loads(lines[1])['validation_loss']:.4f}" in text
     assert "24 images of `utkface:x#test`" in text
-    assert "| sr3 | psnr | 24 | 26.12 | 25 to 27 |" in text
+    assert "| tiny | psnr | 24 | 26.12 | 25 to 27 |" in text
 
 
 @pytest.mark.parametrize("log", [None, "", "no json\n", "[1]\n", "{}\n"])

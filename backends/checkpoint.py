@@ -1,0 +1,72 @@
+"""The product's own weights files: safetensors whose metadata says which network they belong to.
+
+`load_network` checks a file before it builds anything of the size that the file claims.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from backends.gan.networks import RRDBNet, SRResNet
+from backends.sr3.unet import UNet
+from harness.errors import one_line
+
+FOLDER = Path(__file__).parent / "weights"
+"""Where the shipped weights lie, each with its model card."""
+
+MAX_BYTES = 200_000_000  # of a weights file
+Network = TypeVar("Network", bound=nn.Module)
+NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "srresnet": SRResNet, "rrdb": RRDBNet}
+LARGEST = {"c_in": 64, "channels": 1024, "multipliers": 64, "blocks": 64, "patch": 16, "labels": 1024}
+LARGEST |= {"growth": 256, "scale": 16}
+
+
+def load_network(path: Path, expected: type[Network]) -> tuple[Network, dict[str, str]]:
+    """The network of a weights file, its parameters as float32, in evaluation mode, and the file's metadata.
+
+    Raises:
+        ValueError: one line; the file is missing, larger than `MAX_BYTES`, not a whole set of weights for the
+            network that its metadata describes, or that network is not of the class `expected`.
+    """
+    try:
+        tensors, metadata = _read(path)
+        with torch.device("meta"):  # no memory before the file's shapes are known to fit
+            network = _expected(build(json.loads(metadata["network"])), expected)
+        network.load_state_dict(tensors, assign=True)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path.name}: not the weights of this network: {one_line(str(error))}") from error
+    return network.eval().to(memory_format=torch.channels_last), metadata
+
+
+def _expected(network: nn.Module, kind: type[Network]) -> Network:
+    if not isinstance(network, kind):
+        raise TypeError(f"it holds a {type(network).__name__}, not a {kind.__name__}")
+    return network
+
+
+def build(sizes: dict[str, Any]) -> nn.Module:
+    """A network from its sizes: `kind` (a U-Net where it is missing) and the arguments of its class.
+
+    Raises:
+        TypeError, ValueError, KeyError: there is no such network, or a size is out of `LARGEST`.
+    """
+    if not isinstance(sizes, dict):
+        raise TypeError("the network's sizes are no JSON object")
+    arguments = {name: value for name, value in sizes.items() if name != "kind"}
+    for name, value in arguments.items():
+        numbers = value if isinstance(value, list | tuple) and len(value) <= 8 else [value]
+        if not all(type(n) is int and (name == "labels" or n > 0) and 0 <= n <= LARGEST[name] for n in numbers):
+            raise ValueError(f"{name}: not within 1 and {LARGEST[name]}")
+    return NETWORKS[sizes.get("kind", "unet")](**arguments)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES // 1_000_000} MB")
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata() or {})
+        return {name: file.get_tensor(name).float() for name in file.keys()}, metadata  # noqa: SIM118 - not a dict

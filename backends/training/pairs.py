@@ -1,0 +1,63 @@
+"""Pairs of low and full resolution for training an upscaler, and the figures that its validation prints."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backends import pixels
+from backends.pixels import to_model
+from backends.training.config import TrainingConfig
+from backends.training.data import load_images
+from harness.metrics import LPIPS_MINIMUM, score
+from harness.resize import resize_matrix, to_uint8
+from harness.set_measures import features, kid_paired
+
+FIGURES = 256
+"""Validation images that the curves of LPIPS and KID are taken on."""
+
+
+def flip(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Mirror each image left-right with probability one half."""
+    chosen = torch.rand(len(images), generator=rng) < 0.5
+    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
+
+
+class Resizer:
+    """The one resize as torch matrices: `down` rounds to 8 bit as a server receives it, `up` stays in float."""
+
+    def __init__(self, low: int, high: int) -> None:
+        self.down_matrix = torch.from_numpy(resize_matrix(high, low).copy()).float()
+        self.up_matrix = torch.from_numpy(resize_matrix(low, high).copy()).float()
+
+    def down(self, x: Tensor) -> Tensor:
+        """(N, 3, high, high) in [-1, 1] -> (N, 3, low, low), rounded to the 8-bit grid."""
+        y = self.down_matrix @ x @ self.down_matrix.T
+        return ((y.clamp(-1, 1) + 1) * 127.5 + 0.5).floor() / 127.5 - 1
+
+    def up(self, x: Tensor) -> Tensor:
+        """(N, 3, low, low) -> (N, 3, high, high)."""
+        return self.up_matrix @ x @ self.up_matrix.T
+
+
+class Pairs:
+    """The training and validation photos of a config, and the scale of the residual over bicubic."""
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.images = load_images(config.train, config.high)
+        self.held_out = load_images(config.validation, config.high)
+        self.resizer = Resizer(config.low, config.high)
+        sample = to_model(self.images[:: max(1, len(self.images) // 2000)])
+        self.std = float((sample - self.resizer.up(self.resizer.down(sample))).std())
+
+    def batch(self, indices: Tensor, rng: torch.Generator) -> Tensor:
+        """Training photos (N, 3, high, high), half of them mirrored."""
+        return flip(to_model(self.images[indices.numpy()]), rng)
+
+    def figures(self, x: Tensor) -> dict[str, float]:
+        """LPIPS and KID of outputs (N, 3, high, high) for the first N validation photos; none for tiny images."""
+        if x.shape[-1] < LPIPS_MINIMUM:
+            return {}
+        outputs, targets = to_uint8(pixels.to_images(x).astype(np.float64)), self.held_out[: len(x)]
+        lpips = score("lpips_alex", outputs, targets, outputs, 1)
+        kid = kid_paired(features(outputs), features(targets)).value
+        return {"lpips_alex": float(lpips.mean()), "kid_alexnet": kid}
