@@ -6,6 +6,7 @@ depend on training statistics; both predict the residual over bicubic, not the i
 """
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ class SRResNet(nn.Module):
         ]
         self.up = nn.Sequential(*stages)
         self.exit = nn.Conv2d(channels, 3, 9, padding=4)
-        nn.init.zeros_(self.exit.weight)
+        _start_at_nothing(self.exit)
 
     def forward(self, low: Tensor) -> Tensor:
         """Map (N, 3, H, W) in [-1, 1] to the residual, (N, 3, scale H, scale W)."""
@@ -110,7 +111,7 @@ class RRDBNet(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(doublings(scale)))
         self.full = nn.Conv2d(channels, channels, 3, padding=1)
         self.exit = nn.Conv2d(channels, 3, 3, padding=1)
-        nn.init.zeros_(self.exit.weight)
+        _start_at_nothing(self.exit)
 
     def forward(self, low: Tensor) -> Tensor:
         """Map (N, 3, H, W) in [-1, 1] to the residual, (N, 3, scale H, scale W)."""
@@ -120,6 +121,12 @@ class RRDBNet(nn.Module):
             h = F.leaky_relu(conv(F.interpolate(h, scale_factor=2.0, mode="nearest")), 0.2)
         out: Tensor = self.exit(F.leaky_relu(self.full(h), 0.2))
         return out
+
+
+def _start_at_nothing(exit_: nn.Conv2d) -> None:
+    """An untrained network gives bicubic."""
+    nn.init.zeros_(exit_.weight)
+    nn.init.zeros_(cast("Tensor", exit_.bias))
 
 
 def doublings(scale: int) -> int:
