@@ -23,6 +23,7 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 from numpy.typing import NDArray
 
+from backends.access import OPEN, Access
 from backends.base import Backend, Batch, Cancelled, Description, Progress, Refused
 from backends.validation import Violation, header_violations, to_batch, violations
 from harness.resize import to_uint8
@@ -241,7 +242,9 @@ class AddressInUse(Exception):
     """The server cannot listen on the address it was given."""
 
 
-def start(servicer: UpscalerServicer, address: str) -> tuple[grpc.Server, health.HealthServicer, int]:
+def start(
+    servicer: UpscalerServicer, address: str, access: Access = OPEN
+) -> tuple[grpc.Server, health.HealthServicer, int]:
     """Start serving on `address` (`host:port`; port 0 chooses a free one), reported as SERVING.
 
     Returns:
@@ -254,13 +257,13 @@ def start(servicer: UpscalerServicer, address: str) -> tuple[grpc.Server, health
     if match is None or int(match[1]) > 65535:  # gRPC would choose another host or port
         raise AddressInUse(f"cannot listen on {address!r}: an address is HOST:PORT")
     options = [*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0)]
-    server = grpc.server(ThreadPoolExecutor(WORKERS), options=options)
+    server = grpc.server(ThreadPoolExecutor(WORKERS), interceptors=access.interceptors(), options=options)
     pb_grpc.add_UpscalerServiceServicer_to_server(servicer, server)
     state = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     try:
-        port = server.add_insecure_port(address)
+        port = access.listen(server, address)
     except RuntimeError as error:
         raise AddressInUse(f"cannot listen on {address}: the port is in use or the host is not here") from error
     server.start()
@@ -269,7 +272,7 @@ def start(servicer: UpscalerServicer, address: str) -> tuple[grpc.Server, health
     return server, state, port
 
 
-def serve(make: Callable[[], Backend], address: str, handshake: Path | None) -> None:
+def serve(make: Callable[[], Backend], address: str, handshake: Path | None, access: Access = OPEN) -> None:
     """Load a backend, warm it up and serve it until SIGTERM, SIGINT or (with a handshake) the end of stdin.
 
     Args:
@@ -277,12 +280,13 @@ def serve(make: Callable[[], Backend], address: str, handshake: Path | None) -> 
         address: where to listen.
         handshake: file that receives `host:port` once the server is ready; the parent keeps our stdin open,
             so that we end when it does.
+        access: what is asked of those who call.
     """
     backend = make()
     servicer_type = getattr(backend, "servicer", UpscalerServicer)
     servicer: UpscalerServicer = servicer_type(backend)
     warm_up(backend)
-    server, state, port = start(servicer, address)
+    server, state, port = start(servicer, address, access)
     host = address.rpartition(":")[0]
     done = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -36,6 +36,10 @@ app.add_typer(backends_app, name="backends")
 app.add_typer(weights_app, name="weights")
 app.add_typer(suites_app, name="suites")
 
+CredentialsOption = Annotated[
+    Path | None,
+    typer.Option("--credentials", metavar="FILE", help="YAML: HOST:PORT -> ca, cert, key, token_file (all files)."),
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
 
@@ -68,16 +72,21 @@ def options(
 
 
 @app.command()
-def run(
+def run(  # noqa: PLR0913, PLR0917 - the options of the command
     suite: Annotated[str, typer.Argument(metavar="SUITE", help="A built-in name (quick, faces) or a YAML file.")],
     dataset: Annotated[str | None, typer.Option(help="KIND:PATH[#SPLIT], or synthetic.")] = None,
     backend: Annotated[
-        list[str] | None, typer.Option(help="NAME[@HOST:PORT][,option=value]...; repeatable. Default: the suite's.")
+        list[str] | None,
+        typer.Option(
+            help="NAME[@HOST:PORT[+HOST:PORT]...][,option=value]...; several addresses are replicas that share the "
+            "work. Repeatable. Default: the suite's."
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many images, stratified by group.")] = None,
     output: Annotated[
         Path | None, typer.Option(help="The run folder; by default the same command finds the same one.")
     ] = None,
+    credentials: CredentialsOption = None,
 ) -> None:
     """Run a suite against backends, score the outputs and write the report; the same command continues."""
     with one_line_errors():
@@ -93,7 +102,7 @@ def run(
             raise ConfigError(f"suite {chosen.name} needs a dataset: give --dataset KIND:PATH[#SPLIT]")
         folder = output or default_output(chosen, spec, backend or (), limit)
         command = shlex.join(["harness", *sys.argv[1:]])
-        job = Job(chosen, spec, tuple(backend or ()), folder, limit, command)
+        job = Job(chosen, spec, tuple(backend or ()), folder, limit, command, credentials)
         with new_progress() as progress:
             result = run_job(job, progress)
         with result.locked():
@@ -271,20 +280,27 @@ def backends_list() -> None:
 
 
 @backends_app.command("serve")
-def backends_serve(
+def backends_serve(  # noqa: PLR0913, PLR0917 - the options of the command
     backend: Annotated[str, typer.Argument(help="NAME[,setting=value]... from `harness backends list`.")],
     address: Annotated[str, typer.Option(help="host:port; port 0 chooses a free one.")] = "127.0.0.1:50051",
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate of this server: calls are encrypted.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its unencrypted PEM key.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="PEM authorities: clients need a certificate of theirs.")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="Lines of TOKEN [EXPIRY]: calls need one of these tokens.")
+    ] = None,
 ) -> None:
     """Serve a backend in this process until it is interrupted."""
     with one_line_errors():
         from functools import partial
 
+        from backends.access import read_access
         from backends.registry import ENTRIES
+        from backends.server import AddressInUse, serve
         from harness.errors import ConfigError, Unavailable
         from harness.plan import check_address, parse_backend
-
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read on import: gRPC would log an occupied port itself
-        from backends.server import AddressInUse, serve
 
         spec = parse_backend(backend)
         if spec.name not in ENTRIES:
@@ -297,7 +313,8 @@ def backends_serve(
             )
         check_address(address, 0)
         try:
-            serve(partial(ENTRIES[spec.name].load(), **spec.settings), address, None)
+            access = read_access(address, cert=tls_cert, key=tls_key, client_ca=tls_client_ca, token_file=token_file)
+            serve(partial(ENTRIES[spec.name].load(), **spec.settings), address, None, access)
         except (AddressInUse, OSError, ValueError) as error:
             raise Unavailable(f"{spec.name}: {error}") from error
 
@@ -305,12 +322,14 @@ def backends_serve(
 @backends_app.command("check")
 def backends_check(
     backend: Annotated[str, typer.Argument(help="NAME[,option=value]..., or the HOST:PORT of a running one.")],
+    credentials: CredentialsOption = None,
 ) -> None:
     """Check that a backend keeps the contract."""
     with one_line_errors():
         from harness.contract import check
+        from harness.credentials import load_credentials
 
-        results = check(backend)
+        results = check(backend, load_credentials(credentials))
         for result in results:
             typer.echo(
                 f"{'ok  ' if result.passed else 'FAIL'} {result.name}{': ' if result.detail else ''}{result.detail}"
@@ -320,4 +339,5 @@ def backends_check(
 
 def main() -> None:
     """Run the command line."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read on import: gRPC would log failures that we put into words
     app()

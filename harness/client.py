@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from numpy.typing import NDArray
 
+from harness.credentials import OPEN, Credentials
 from harness.errors import (
     BackendError,
     BackendFailed,
@@ -21,6 +22,7 @@ from harness.errors import (
     ContractBroken,
     DeadlineExceeded,
     Incompatible,
+    Unauthenticated,
     Unavailable,
     one_line,
 )
@@ -30,6 +32,18 @@ from protos.upscaler.v1 import upscaler_pb2_grpc as pb_grpc
 from protos.values import Value, option_message
 
 Pixels = NDArray[np.uint8]
+
+CONNECTING = "failed to connect"
+"""How gRPC's core begins to say that a connection did not come about."""
+CONNECTION_PROBLEMS: tuple[tuple[str, type[BackendError], str], ...] = (
+    ("certificate has expired", Unauthenticated, "its certificate has expired"),
+    ("Hostname Verification", Unauthenticated, "its certificate belongs to another host name"),
+    ("CERTIFICATE_VERIFY_FAILED", Unauthenticated, "its certificate is not one of the ca in the credentials"),
+    ("WRONG_VERSION_NUMBER", Incompatible, "does not speak TLS: take its ca out of the credentials"),
+    ("HTTP/2", Incompatible, "something answers that is not a gRPC server"),
+    ("http1", Incompatible, "an HTTP server, not a gRPC server"),
+)
+"""Words that may follow, the error that they stand for, and its sentence."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +73,9 @@ class Reply:
 class Client:
     """Talks to the backend at `address` (`host:port`); one channel for its whole life."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.channel = grpc.insecure_channel(address, options=MESSAGE_OPTIONS)
+    def __init__(self, address: str, credentials: Credentials = OPEN) -> None:
+        self.address, self.credentials = address, credentials
+        self.channel = credentials.channel(address, MESSAGE_OPTIONS)
         self.stub = pb_grpc.UpscalerServiceStub(self.channel)
         self.description: pb.DescribeResponse | None = None
 
@@ -74,20 +88,32 @@ class Client:
 
         Raises:
             Unavailable: nothing answers within `timeout` seconds.
+            Unauthenticated: one side does not accept the other's certificate or token.
             Incompatible: something answers that is no upscaler backend.
         """
+        try:
+            status = self._health(timeout)
+        except Unavailable as error:
+            try:
+                grpc.channel_ready_future(self.channel).result(timeout=timeout)
+            except grpc.FutureTimeoutError:
+                text = f"{self.address}: no gRPC server answers within {timeout:g} s{self._hint(error)}"
+                raise Unavailable(text) from error
+            status = self._health(timeout)
+        if status != health_pb2.HealthCheckResponse.SERVING:
+            raise Unavailable(f"{self.address}: the backend reports that it is not serving")
+
+    def _health(self, timeout: float) -> int:
         stub: Any = health_pb2_grpc.HealthStub(self.channel)
         try:
-            grpc.channel_ready_future(self.channel).result(timeout=timeout)
             reply = stub.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=timeout)
-        except grpc.FutureTimeoutError as error:
-            raise Unavailable(f"{self.address}: no gRPC server answers within {timeout:g} s") from error
         except grpc.RpcError as error:
             if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED):
                 raise Incompatible(f"{self.address}: a gRPC server, but not an upscaler ({SERVICE})") from error
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise Unavailable(f"{self.address}: no gRPC server answers within {timeout:g} s") from error
             raise self.error(error) from error
-        if reply.status != health_pb2.HealthCheckResponse.SERVING:
-            raise Unavailable(f"{self.address}: the backend reports that it is not serving")
+        return int(reply.status)
 
     def describe(self, timeout: float = 10) -> pb.DescribeResponse:
         """The backend's description, checked for what the harness relies on."""
@@ -195,19 +221,44 @@ class Client:
 
     def error(self, error: grpc.RpcError) -> BackendError:
         """The error of the harness that a failed call stands for."""
-        code, text = error.code(), one_line(error.details() or "")
+        code, text = error.code(), self._quoted(error.details() or "")
         where = self.address
         if code == grpc.StatusCode.INVALID_ARGUMENT:
-            return BadRequest(f"{where}: refused: {_violations(error) or text}")
+            return BadRequest(f"{where}: refused: {self._quoted(_violations(error)) or text}")
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlineExceeded(f"{where}: no answer within the deadline")
         if code == grpc.StatusCode.UNAVAILABLE:
-            return Unavailable(f"{where}: the backend is gone or cannot be reached")
+            return self._unavailable(text)
+        if code == grpc.StatusCode.UNAUTHENTICATED:
+            given = "does not accept the token of" if self.credentials.token else "needs a token: name a token_file in"
+            return Unauthenticated(f"{where}: {given} the credentials: {text}")
         if code == grpc.StatusCode.UNIMPLEMENTED:
             return Incompatible(f"{where}: not an upscaler backend, or a call it lacks: {text}")
         if code == grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger" in text:
             return ContractBroken(f"{where}: the answer is larger than a message may be: {text}")
         return BackendFailed(f"{where}: {code.name}: {text}")
+
+    def _quoted(self, text: str) -> str:
+        """A server's words as one line, without the token that it may have repeated."""
+        token = self.credentials.token
+        return one_line(text.replace(token, "TOKEN") if token else text)
+
+    def _unavailable(self, text: str) -> BackendError:
+        for words, kind, sentence in CONNECTION_PROBLEMS:
+            if text.startswith(CONNECTING) and words in text:
+                return kind(f"{self.address}: {sentence}")
+        return Unavailable(f"{self.address}: the backend is gone or cannot be reached")
+
+    def _hint(self, error: Unavailable) -> str:
+        """What may be wrong where a server closes every new connection, which servers of gRPC do without a word."""
+        details = str(getattr(error.__cause__, "details", str)())
+        if not details.startswith(CONNECTING) or "Socket closed" not in details:
+            return ""
+        if self.credentials.ca is None:
+            return "; if it speaks TLS, name its ca in the credentials"
+        if self.credentials.cert is None:
+            return "; if it asks for a client certificate, name cert and key in the credentials"
+        return "; it may not accept the client certificate in the credentials"
 
 
 def _stream_requests(request: pb.UpscaleRequest, pixels: list[bytes]) -> Iterator[pb.UpscaleStreamRequest]:
@@ -229,7 +280,7 @@ def _violations(error: grpc.RpcError) -> str:
         bad = error_details_pb2.BadRequest()
         if detail.Unpack(bad):
             texts += [f"{v.field} {v.description}" for v in bad.field_violations]
-    return one_line("; ".join(texts))
+    return "; ".join(texts)
 
 
 def seconds(duration: object) -> float:

@@ -14,6 +14,7 @@ from grpc_status import rpc_status
 
 from backends.registry import ENTRIES
 from harness.client import Client, Item, Pixels, Reply, typed_options
+from harness.credentials import OPEN, Credentials
 from harness.errors import BackendError, BadRequest, ConfigError, ContractBroken, Incompatible, one_line
 from harness.plan import parse_backend
 from harness.processes import LocalServer
@@ -41,8 +42,10 @@ class Result:
     detail: str = ""
 
 
-def check(backend: str) -> list[Result]:
+def check(backend: str, credentials: Mapping[str, Credentials] | None = None) -> list[Result]:
     """Check a backend, named as for a run (`NAME[@ADDRESS][,option=value]...`) or by HOST:PORT alone.
+
+    `credentials` are those of each address that needs some.
 
     Raises:
         ConfigError: there is no such backend, or it cannot be checked. BackendError: it cannot be reached at all.
@@ -51,8 +54,10 @@ def check(backend: str) -> list[Result]:
     if head == "replay":
         raise ConfigError("replay has no outputs for the images of these checks; only a run can try it")
     spec = parse_backend(f"server@{backend}" if ":" in head and "@" not in head else backend)
+    if len(spec.addresses) > 1:
+        raise ConfigError(f"{one_line(backend, 80)!r}: replicas are checked one at a time; give one HOST:PORT")
     if spec.address:
-        return check_address(spec.address, spec.options)
+        return check_address(spec.address, spec.options, (credentials or {}).get(spec.address, OPEN))
     if spec.name not in ENTRIES:
         raise ConfigError(f"no backend {one_line(spec.name, 60)!r}; known: {', '.join(ENTRIES)}, or give HOST:PORT")
     folder = Path(tempfile.mkdtemp())  # stays when the backend cannot start: the error names the log in it
@@ -62,14 +67,16 @@ def check(backend: str) -> list[Result]:
     return results
 
 
-def check_address(address: str, options: Mapping[str, str] | None = None) -> list[Result]:
+def check_address(
+    address: str, options: Mapping[str, str] | None = None, credentials: Credentials = OPEN
+) -> list[Result]:
     """Check the backend that serves at `host:port`; `options` go with every request.
 
     Raises:
         ConfigError: it does not have these options.
         BackendError: it cannot be reached, or describes nothing that can be checked.
     """
-    client = Client(address)
+    client = Client(address, credentials)
     try:
         client.wait_ready(10)
         probe = _Probe(client, client.describe(), dict(options or {}))

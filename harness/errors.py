@@ -4,6 +4,7 @@ HarnessError
 |-- BackendError       a backend failed; costs its own cases, not the run
 |   |-- BadRequest         it refused the request
 |   |-- Unavailable        it is not there (never started, died, connection lost)
+|   |-- Unauthenticated    a certificate or a token of one side is not accepted by the other
 |   |-- DeadlineExceeded   it did not answer in time
 |   |-- BackendFailed      it answered with an error of its own
 |   |-- Incompatible       it is not an upscaler, or lacks what the suite asks for
@@ -50,6 +51,10 @@ class BadRequest(BackendError):
 
 class Unavailable(BackendError):
     """The backend is not there: never started, died, or the connection was lost."""
+
+
+class Unauthenticated(BackendError):
+    """A certificate or a token of one side is not accepted by the other."""
 
 
 class DeadlineExceeded(BackendError):

@@ -20,6 +20,7 @@ class Job:
     output: Path
     limit: int | None
     command: str
+    credentials: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,10 @@ def plan(suite: Suite, dataset: Dataset) -> list[Step]:
 
 @dataclass(frozen=True)
 class BackendSpec:
-    """A backend as the command line or a suite names it: `NAME[@ADDRESS][,option=value]...`.
+    """A backend as the command line or a suite names it: `NAME[@ADDRESS[+ADDRESS]...][,option=value]...`.
 
-    `options` go with every request; `settings` are what a local backend needs when it starts.
+    Several addresses are those of replicas. `options` go with every request; `settings` are what a local backend
+    needs when it starts.
     """
 
     name: str
@@ -77,6 +79,11 @@ class BackendSpec:
     label: str
     options: dict[str, str]
     settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def addresses(self) -> list[str]:
+        """The address of each replica; none of a backend that we start."""
+        return self.address.split("+") if self.address else []
 
 
 def check_address(address: str, lowest_port: int = 1) -> None:
@@ -90,8 +97,15 @@ def check_address(address: str, lowest_port: int = 1) -> None:
         raise ConfigError(f"{one_line(address, 80)!r}: an address is HOST:PORT with a port from {lowest_port} to 65535")
 
 
+def _check_addresses(addresses: list[str]) -> None:
+    for address in addresses:
+        check_address(address)
+        if addresses.count(address) > 1:
+            raise ConfigError(f"{address} is there twice; replicas have an address each")
+
+
 def parse_backend(text: str) -> BackendSpec:
-    """Read `NAME[@ADDRESS][,option=value]...`; the option `name` sets the label.
+    """Read `NAME[@ADDRESS[+ADDRESS]...][,option=value]...`; the option `name` sets the label.
 
     Raises:
         ConfigError: the text is not of that form.
@@ -99,7 +113,7 @@ def parse_backend(text: str) -> BackendSpec:
     head, *rest = text.split(",")
     name, at, address = head.strip().partition("@")
     if at:
-        check_address(address)
+        _check_addresses(address.split("+"))
     options = {}
     for part in rest:
         key, equals, value = part.partition("=")

@@ -5,7 +5,9 @@ The same command continues an unfinished run: what is in the folder is not done 
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pandas as pd
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from harness.client import Item
+from harness.credentials import Credentials, load_credentials
 from harness.datasets import Dataset, dataset_hash, limit, open_dataset
 from harness.errors import BackendError, ConfigError
 from harness.images import load
@@ -20,8 +23,9 @@ from harness.metrics import preflight
 from harness.plan import CLEAN, BackendSpec, Job, Step, parse_backend, plan
 from harness.prepare import prepare
 from harness.record import continued, new_record, now
+from harness.replicas import Replicas
 from harness.score import BASELINE, CONTROL, identity, image_labels, output_path, score_run
-from harness.session import Session, refused
+from harness.session import refused
 from harness.set_measures import measure_sets
 from harness.store import Row, RunFolder
 from harness.suite import Suite
@@ -34,14 +38,14 @@ def run(job: Job, progress: Progress) -> RunFolder:
     Raises:
         HarnessError: nothing can be run. Failures of single backends and images are recorded instead.
     """
-    specs = backend_specs(job)
+    specs, credentials = backend_specs(job), load_credentials(job.credentials)
     preflight(job.suite.used_metrics)
     dataset = open_dataset(job.dataset)
     if job.limit is not None:
         dataset = limit(dataset, job.limit, job.suite.seed)
     folder = RunFolder(job.output)
     with folder.locked():
-        Run(job, folder, dataset, progress).execute(specs)
+        Run(job, folder, dataset, progress).execute(specs, credentials)
     return folder
 
 
@@ -86,11 +90,11 @@ class Run:
         self.job, self.suite, self.folder, self.dataset, self.progress = job, job.suite, folder, dataset, progress
         self.dataset_sha256 = dataset_hash(dataset)
         self.steps = plan(job.suite, dataset)
-        self.sessions: list[Session] = []
+        self.backends: list[Replicas] = []
         self.record: dict[str, Any] = {}
         self.images = pd.DataFrame()
 
-    def execute(self, specs: Sequence[BackendSpec]) -> None:
+    def execute(self, specs: Sequence[BackendSpec], credentials: Mapping[str, Credentials]) -> None:
         """All stages in order; the record says how far they came."""
         self._prepare()
         earlier = self.folder.parts("failed")
@@ -98,11 +102,12 @@ class Run:
         self._write_record("running")
         try:
             for spec in specs:
-                self._open(spec)
+                self._open(spec, credentials)
             self._write_record("running")
-            for session in self.sessions:
-                self._generate(session)
-                self._time(session)
+            for backend in self.backends:
+                self._generate(backend)
+                self._time(backend)
+                self._note(backend)
             for part in earlier:  # only now: their cases have been tried again
                 part.unlink(missing_ok=True)
             score_run(self.folder, self.progress)
@@ -111,8 +116,8 @@ class Run:
             self._write_record("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
         finally:
-            for session in self.sessions:
-                session.close()
+            for backend in self.backends:
+                backend.close()
         self._write_record("finished")
 
     def _prepare(self) -> None:
@@ -125,46 +130,66 @@ class Run:
         self.usable = set(self.images.loc[self.images["error"] == "", "image"].astype(str))
         self.labels = image_labels(self.images)
 
-    def _open(self, spec: BackendSpec) -> None:
-        session = Session(spec, self.suite, self.folder.path / "logs" / f"{spec.label}.log")
+    def _open(self, spec: BackendSpec, credentials: Mapping[str, Credentials]) -> None:
+        backend = Replicas(spec, self.suite, self.folder.path / "logs" / f"{spec.label}.log", credentials)
         try:
-            session.open()
+            backend.open()
+            self.folder.claim(backend.record)
         except (BackendError, ConfigError) as error:
-            session.close()
+            backend.close()
             self.progress.console.print(f"{spec.label}: {error}", style="red", markup=False, highlight=False)
             self.record["backends"].append(refused(spec, error))
             self._fail_all(spec, error)
         else:
-            self.sessions.append(session)
-            self.record["backends"].append(session.record)
+            self.backends.append(backend)
+            self.record["backends"].append(backend.record)
 
-    def _identity(self, session: Session) -> Row:
-        return identity(session.record, self.dataset.spec)
+    def _identity(self, backend: Replicas) -> Row:
+        return identity(backend.record, self.dataset.spec)
 
-    def _generate(self, session: Session) -> None:
-        chosen = [[image for image in step.images if image in self.usable] for step in self.steps]
-        task = self.progress.add_task(session.spec.label, total=sum(map(len, chosen)))
-        for step, images in zip(self.steps, chosen, strict=True):
-            for start in range(0, len(images), session.batch):
-                batch = images[start : start + session.batch]
-                self._outputs(session, step, batch)
-                self.progress.advance(task, len(batch))
+    def _batches(self, size: int) -> Iterator[tuple[Step, list[str]]]:
+        for step in self.steps:
+            images = [image for image in step.images if image in self.usable]
+            for start in range(0, len(images), size):
+                yield step, images[start : start + size]
 
-    def _outputs(self, session: Session, step: Step, batch: list[str]) -> None:
+    def _generate(self, backend: Replicas) -> None:
+        batches = list(self._batches(backend.batch))
+        task = self.progress.add_task(backend.spec.label, total=sum(len(images) for _, images in batches))
+        pool = ThreadPoolExecutor(len(backend.sessions) + 1)  # one more reads and writes while the replicas work
+        try:
+            for (_, images), failures in zip(batches, pool.map(partial(self._outputs, backend), batches), strict=True):
+                self.folder.append(failures, "failed")
+                self.progress.advance(task, len(images))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _outputs(self, backend: Replicas, work: tuple[Step, list[str]]) -> list[Row]:
+        """Write the outputs of a batch that are not there yet; returns a row for each failure."""
+        step, images = work
         missing = []
-        for image in batch:
+        for image in images:
             item = self._item(step.condition.folder, image)
-            path = output_path(self.folder, session.record, step.condition, image, item.seed, self.suite.scale)
+            path = output_path(self.folder, backend.record, step.condition, image, item.seed, self.suite.scale)
             if path is not None and not path.exists():
                 missing.append((item, path))
         failures = []
-        results = session.upscale([item for item, _ in missing]) if missing else []
+        results = backend.upscale([item for item, _ in missing]) if missing else []
         for (item, path), result in zip(missing, results, strict=True):
             if isinstance(result, BackendError):
-                failures.append(self._failure(self._identity(session), step, item.id, result))
+                failures.append(self._failure(self._identity(backend), step, item.id, result))
             else:
                 self.folder.write_image(path, result)
-        self.folder.append(failures, "failed")
+        return failures
+
+    def _note(self, backend: Replicas) -> None:
+        """Say and record what a reader should know of a backend's replicas."""
+        notes = list(backend.notes)
+        for text in notes:
+            self.progress.console.print(text, style="yellow", markup=False, highlight=False)
+        if self.suite.speed and len(backend.spec.addresses) > 1:
+            notes.append(f"{backend.spec.label}: its times are those of a single one of its replicas")
+        self.record["warnings"] += notes
 
     def _item(self, condition: str, image: str) -> Item:
         return Item(image, load(self.folder.input(condition, image)), int(self.labels[image]["seed"]))
@@ -184,8 +209,8 @@ class Run:
         ]
         self.folder.append(rows, "failed")
 
-    def _time(self, session: Session) -> None:
-        speed, who = self.suite.speed, self._identity(session)
+    def _time(self, backend: Replicas) -> None:
+        speed, who, session = self.suite.speed, self._identity(backend), backend.sessions[0]
         if speed is None or session.given_up is not None or is_timed(self.folder.rows("timed"), who):
             return
         ordered = [r.id for r in limit(self.dataset, speed.images, self.suite.seed).records if r.id in self.usable]

@@ -1,8 +1,8 @@
 """One backend during a run: started or attached, described, called with recovery, timed.
 
 A failed batch is tried again image by image, so that an image costs only itself; a local backend that died or
-hung is restarted; after `PATIENCE` failed calls in a row, refusals aside, it is ended and the rest of its cases fail
-without being tried.
+hung is restarted; after `PATIENCE` failed calls in a row, refusals aside, or where its credentials are no longer
+accepted, it is ended and the rest of its cases fail without being tried.
 """
 
 import math
@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 
 from harness.client import Client, Item, Pixels, Reply, typed_options
+from harness.credentials import OPEN, Credentials
 from harness.errors import (
     BackendError,
     BackendFailed,
@@ -24,6 +25,7 @@ from harness.errors import (
     ConfigError,
     DeadlineExceeded,
     Incompatible,
+    Unauthenticated,
     Unavailable,
 )
 from harness.plan import BackendSpec
@@ -34,6 +36,9 @@ from protos.values import Value
 
 PATIENCE = 4
 """Failed calls in a row after which a backend is given up."""
+
+RECONNECT_SECONDS = 10.0
+"""How long a backend may take to answer, at first and after its connection was lost."""
 
 CLOCK_ERROR = 0.05
 """Seconds by which the system's processor clocks may be off: they count in ticks of 10 ms for each core and process."""
@@ -53,8 +58,8 @@ class TimedPass:
 class Session:
     """A backend in use; `open()` before anything else, `close()` at the end."""
 
-    def __init__(self, spec: BackendSpec, suite: Suite, log: Path) -> None:
-        self.spec, self.suite = spec, suite
+    def __init__(self, spec: BackendSpec, suite: Suite, log: Path, credentials: Credentials = OPEN) -> None:
+        self.spec, self.suite, self.credentials = spec, suite, credentials
         self.server = None if spec.address else LocalServer(spec.name, log, spec.settings)
         self.client: Client | None = None
         self.options: dict[str, Value] = {}
@@ -89,8 +94,8 @@ class Session:
         if self.client is not None:
             self.client.close()
         address = self.server.address if self.server else self.spec.address
-        self.client = Client(str(address))
-        self.client.wait_ready(10)
+        self.client = Client(str(address), self.credentials)
+        self.client.wait_ready(RECONNECT_SECONDS)
 
     def _client(self) -> Client:
         if self.client is None:
@@ -138,6 +143,9 @@ class Session:
 
     def _failed(self, error: BackendError, images: int) -> None:
         lost = isinstance(error, Unavailable | DeadlineExceeded)
+        if isinstance(error, Unauthenticated):
+            self.given_up = error  # it would say the same of every image
+            return
         if isinstance(error, BadRequest) or (images > 1 and not lost):
             return  # a refusal is about the image; a failed batch is tried image by image first
         self.failures_in_a_row += 1
@@ -153,13 +161,15 @@ class Session:
                 self.given_up = second
 
     def _recover(self) -> None:
-        before = self.description.digest
+        before = self.description
         if self.server is not None:
             self.server.kill()
             self.server.start()
         self._connect()
-        if self._client().describe().digest != before:
-            raise Incompatible(f"{self.spec.label}: came back with another digest; start the run again")
+        after = self._client().describe()
+        for name in ("digest", "device", "precision"):
+            if getattr(after, name) != getattr(before, name):
+                raise Incompatible(f"{self.spec.label}: came back with another {name}; start the run again")
 
     def timed(self, items: Sequence[Item], size: int, seconds: float = 0.0) -> TimedPass:
         """Send the items in requests of `size`, one after another, again from the start until `seconds` have passed.

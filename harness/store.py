@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.errors import StoreError, one_line
+from harness.errors import Incompatible, StoreError, one_line
 from harness.images import encode_png, load
 
 SCHEMA = 1
@@ -216,6 +216,21 @@ class RunFolder:
     def input(self, condition: str, image: str) -> Path:
         """Where an image's input under a condition (its folder name) lies."""
         return self.path / "inputs" / condition / f"{slug(image)}.png"
+
+    def claim(self, backend: dict[str, Any]) -> None:
+        """Keep the outputs of a build (of a backend's entry in the record) to one device and precision.
+
+        Raises:
+            Incompatible: those that are here were made on another.
+        """
+        path = self.path / "outputs" / slug(backend["label"]) / f"{slug(backend['digest'])}.txt"
+        place = one_line(f"{backend['device']} in {backend['precision']}")
+        if not path.exists():
+            write_atomic(path, place.encode())
+        before = path.read_text(errors="replace")
+        if before != place:
+            made = f"its outputs in this folder were made on {one_line(before)}"
+            raise Incompatible(f"{made}; it now runs on {place}: choose another --output")
 
     def output(self, backend: str, condition: str, image: str, key: str) -> Path:
         """Where a backend's output lies."""

@@ -31,11 +31,20 @@ def test_addresses_are_host_and_port(address: str) -> None:
     assert parse_backend(f"sr3@{address}").address == address
 
 
+def test_replicas_have_an_address_each() -> None:
+    """Addresses are joined by plus signs; a local backend has none, and no address may be there twice."""
+    assert parse_backend("sr3@a:1+[::1]:2,steps=4").addresses == ["a:1", "[::1]:2"]
+    assert parse_backend("sr3").addresses == []
+    with pytest.raises(ConfigError, match="a:1 is there twice"):
+        parse_backend("sr3@a:1+b:1+a:1")
+
+
 @pytest.mark.parametrize(
     "address",
     [
         *("", "localhost", ":50051", "localhost:", "localhost:0", "localhost:65536", "localhost:x", "localhost:٣"),
         *("http://localhost:80", "::1:50051", "a/b:50051", "a b:50051", "localhost:50051/x", "local\nhost:50051"),
+        *("a:1+", "a:1++b:1", "a:1+b"),
     ],
 )
 def test_other_addresses_are_refused(address: str) -> None:
