@@ -87,6 +87,8 @@ class UpscalerServicer(pb_grpc.UpscalerServiceServicer):
         size = request.images[0].height * request.images[0].width * 3
         pixels = bytearray()
         for message in messages:
+            if message.WhichOneof("message") != "chunk":
+                refuse_if([("header", "comes once, before the chunks")], context)
             pixels += message.chunk
             if len(message.chunk) > CHUNK_BYTES or len(pixels) > size * len(request.images):
                 refuse_if([("chunk", "is larger than 1 MiB or exceeds the sizes in the header")], context)
