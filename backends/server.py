@@ -24,6 +24,7 @@ from grpc_status import rpc_status
 from numpy.typing import NDArray
 
 from backends.base import Backend, Batch, Cancelled, Description, Progress, Refused
+from backends.decoding import Lenient
 from backends.validation import Violation, header_violations, to_batch, violations
 from harness.resize import to_uint8
 from protos import CHUNK_BYTES, MAX_MESSAGE_BYTES, MESSAGE_OPTIONS, SERVICE
@@ -256,7 +257,7 @@ def start(servicer: UpscalerServicer, address: str) -> tuple[grpc.Server, health
     if match is None or int(match[1]) > 65535:  # gRPC would choose another host or port
         raise AddressInUse(f"cannot listen on {address!r}: an address is HOST:PORT")
     options = [*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0)]
-    server = grpc.server(ThreadPoolExecutor(WORKERS), options=options)
+    server = grpc.server(ThreadPoolExecutor(WORKERS), interceptors=[Lenient()], options=options)
     pb_grpc.add_UpscalerServiceServicer_to_server(servicer, server)
     state = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(state, server)

@@ -74,7 +74,7 @@ class Probe:
         item = self.item(self.image(), 7)
         return item, self.ask([item]).images
 
-    def input(self, image: Pixels | None = None, **changes: float | bytes) -> pb.InputImage:
+    def input(self, image: Pixels | None = None, **changes: float | str | bytes) -> pb.InputImage:
         """An image as its message, with fields changed."""
         image = self.image() if image is None else image
         fields: dict[str, Any] = {"id": f"image-{next(self.numbers)}", "data": image.tobytes()}
@@ -110,7 +110,7 @@ class Probe:
             else:
                 self.send(request)
         except BadRequest as error:
-            return "" if _names_fields(error) else "refused without saying which field is wrong"
+            return "" if names_fields(error.__cause__) else "refused without saying which field is wrong"
         except BackendError as error:
             return f"answered with {type(error).__name__}, not INVALID_ARGUMENT: {error}"
         return "was accepted"
@@ -128,10 +128,10 @@ def stream_messages(request: pb.UpscaleRequest) -> list[pb.UpscaleStreamRequest]
     return [pb.UpscaleStreamRequest(header=header), *(pb.UpscaleStreamRequest(chunk=chunk) for chunk in chunks)]
 
 
-def _names_fields(error: BadRequest) -> bool:
-    """Whether a refusal carries google.rpc.BadRequest with a field and what is wrong with it."""
+def names_fields(error: BaseException | None) -> bool:
+    """Whether a failed call carries google.rpc.BadRequest with a field and what is wrong with it."""
     try:
-        status = rpc_status.from_call(cast("grpc.Call", error.__cause__))
+        status = rpc_status.from_call(cast("grpc.Call", error))
     except ValueError:
         return False
     bad = error_details_pb2.BadRequest()
