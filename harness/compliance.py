@@ -4,7 +4,6 @@ They follow MLPerf's compliance tests: answers under measurement must be those g
 one sample must not be faster than asking for different ones (TEST04).
 """
 
-import statistics
 from collections.abc import Iterator
 
 import numpy as np
@@ -84,11 +83,12 @@ def repeated(p: Probe) -> str:
     for _ in range(3):  # in turns, so that other load on the machine slows both
         new.append(p.ask([p.item(p.image())]).end_to_end_s)
         again.append(p.ask([p.item(known)]).end_to_end_s)
-    if min(new) < JUDGED:
-        raise NotJudged(f"not judged: a call takes only {1000 * min(new):.1f} ms")
-    if statistics.median(again) >= CACHED * min(new):
-        return ""
-    return f"a repeated image took {1000 * statistics.median(again):.1f} ms, a new one {1000 * min(new):.1f} ms or more"
+    fastest, usual = min(again), min(new)
+    if usual < JUDGED:
+        raise NotJudged(f"not judged: a call takes only {1000 * usual:.1f} ms")
+    return (
+        "" if fastest >= CACHED * usual else f"it took {1000 * fastest:.1f} ms, a new one {1000 * usual:.1f} ms or more"
+    )
 
 
 def later(p: Probe) -> str:
