@@ -86,9 +86,9 @@ def repeated(p: Probe) -> str:
     fastest, usual = min(again), min(new)
     if usual < JUDGED:
         raise NotJudged(f"not judged: a call takes only {1000 * usual:.1f} ms")
-    return (
-        "" if fastest >= CACHED * usual else f"it took {1000 * fastest:.1f} ms, a new one {1000 * usual:.1f} ms or more"
-    )
+    if fastest >= CACHED * usual:
+        return ""
+    return f"a repeated image took {1000 * fastest:.1f} ms, a new one {1000 * usual:.1f} ms or more"
 
 
 def later(p: Probe) -> str:
