@@ -1,7 +1,8 @@
 """The project's checks and demonstrations; the Makefile prepares the environment and calls them.
 
 All sessions run in the environment that nox is installed in (`.venv`), so that the large dependencies are installed
-once and the checks need no network. Only the weights of the metrics are fetched, once, before the tests.
+once and the checks need no network. Before the tests, and once, the weights of the metrics are fetched and the example
+backends get environments of their own under `.nox`; where that fails, the tests that need them are skipped.
 """
 
 import os
@@ -52,6 +53,7 @@ def protos(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The tests on the source tree (-- takes pytest's arguments)."""
     _fetch_weights(session, ROOT, {})
+    _prepare_examples(session)
     session.run(*PYTHON, "pytest", "-rs", *session.posargs)
 
 
@@ -65,6 +67,7 @@ def wheel(session: nox.Session) -> None:
     _check_origin(session, site, env)
     session.run(*PYTHON, "harness", "--help", env=env, silent=True)
     _fetch_weights(session, folder, env)
+    _prepare_examples(session)
     session.run(*PYTHON, "pytest", "-rs", *session.posargs, env=env)
 
 
@@ -108,11 +111,48 @@ def _check_origin(session: nox.Session, site: Path, env: dict[str, str]) -> None
 
 
 def _fetch_weights(session: nox.Session, folder: Path, env: dict[str, str]) -> None:
-    """Fetch the metrics' weights; without them the tests that need them are skipped."""
-    command = [*PYTHON, "harness", "weights", "fetch"]
-    done = subprocess.run(
-        command, cwd=folder, env=os.environ | env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    _tried(session, "metric weights", [*PYTHON, "harness", "weights", "fetch"], folder, env)
+
+
+def _prepare_examples(session: nox.Session) -> None:
+    """Make the environments of the example backends, in which our packages are not."""
+    python = ROOT / ".nox/example-python"
+    pip = [*PYTHON, "pip", "--python", str(python / "bin/python"), "install", "--quiet", "--disable-pip-version-check"]
+    venv = [*PYTHON, "venv", "--without-pip", str(python)]
+    _prepare(session, python, ROOT / "docs/examples/python/requirements.txt", venv, [*pip, "-r", "requirements.txt"])
+    npm = [shutil.which("npm") or "npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock"]
+    _prepare(session, ROOT / ".nox/example-node", ROOT / "docs/examples/node/package.json", npm)
+
+
+def _prepare(session: nox.Session, folder: Path, needs: Path, *commands: list[str]) -> None:
+    """Run the commands that install in `folder` what the file `needs` lists, unless they have."""
+    stamp = folder / ".installed"
+    if stamp.exists() and stamp.read_bytes() == needs.read_bytes():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    shutil.copy(needs, folder)
+    if all(_tried(session, folder.name, command, folder, {}) for command in commands):
+        shutil.copy(needs, stamp)
+
+
+def _tried(session: nox.Session, what: str, command: list[str], folder: Path, env: dict[str, str]) -> bool:
+    """Run a command that may fail, for want of network say; warn that tests are skipped then."""
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=os.environ | env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        session.warn(f"{what}: not prepared, tests that need it are skipped: {error}")
+        return False
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        session.warn(f"metric weights not fetched, tests that need them are skipped: {reason}")
+        session.warn(f"{what}: not prepared, tests that need it are skipped: {reason}")
+    return done.returncode == 0

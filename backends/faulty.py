@@ -1,7 +1,7 @@
 """A backend that misbehaves on request: it tests harnesses, ours and others'.
 
 `fault` names what it does wrong; with `only` it happens to the image of that id alone, else to every image.
-Where nothing goes wrong it repeats pixels.
+Where nothing goes wrong it repeats pixels. The names are no listed choices: a contract check tries those.
 """
 
 import os
@@ -12,14 +12,15 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.base import Batch, Description, Option, Progress, code_digest
+from backends.base import Batch, Description, Option, Progress, Refused, code_digest
+from backends.cheats import CHEATS, Cheater
 from backends.server import UpscalerServicer
 from protos import MAX_MESSAGE_BYTES
 from protos.upscaler.v1 import upscaler_pb2 as pb
 
 MODEL_FAULTS = ("die", "hang", "nan", "wrong_shape", "crash", "out_of_memory", "slow", "nondeterministic")
 WIRE_FAULTS = ("lie_size", "lie_digest", "lie_time", "missing", "wrong_id", "short_data", "oversized")
-FAULTS = ("none", *MODEL_FAULTS, *WIRE_FAULTS)
+FAULTS = ("none", *MODEL_FAULTS, *WIRE_FAULTS, *CHEATS)
 
 
 class FaultyServicer(UpscalerServicer):
@@ -69,16 +70,21 @@ class Faulty:
             domain="tests of harnesses",
             batch_exact=True,
             options=(
-                Option("fault", "none", "what goes wrong", choices=FAULTS),
+                Option("fault", "none", f"what goes wrong: {', '.join(FAULTS)}"),
                 Option("only", "", "id of the only image it happens to"),
                 Option("once", "", "file that is made when it happens; while it exists nothing goes wrong"),
             ),
         )
+        self.cheater = Cheater()
 
     def upscale(self, batch: Batch, progress: Progress) -> NDArray[np.uint8] | NDArray[np.floating]:
         """See `Backend.upscale`."""
         output = batch.images.repeat(batch.scale, axis=1).repeat(batch.scale, axis=2)
         fault, only, once = (str(batch.options[name]) for name in ("fault", "only", "once"))
+        if fault not in FAULTS:
+            raise Refused("options.fault", f"must be one of {', '.join(FAULTS)}")
+        if fault in CHEATS:
+            return self.cheater.answer(fault, batch, output, progress)
         if fault not in MODEL_FAULTS or (only and only not in batch.ids) or (once and Path(once).exists()):
             return output
         if once:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from backends.access import OPEN, Access
 from backends.base import Backend, Batch, Cancelled, Description, Progress, Refused
+from backends.decoding import Lenient
 from backends.validation import Violation, header_violations, to_batch, violations
 from harness.resize import to_uint8
 from protos import CHUNK_BYTES, MAX_MESSAGE_BYTES, MESSAGE_OPTIONS, SERVICE
@@ -88,6 +89,8 @@ class UpscalerServicer(pb_grpc.UpscalerServiceServicer):
         size = request.images[0].height * request.images[0].width * 3
         pixels = bytearray()
         for message in messages:
+            if message.WhichOneof("message") != "chunk":
+                refuse_if([("header", "comes once, before the chunks")], context)
             pixels += message.chunk
             if len(message.chunk) > CHUNK_BYTES or len(pixels) > size * len(request.images):
                 refuse_if([("chunk", "is larger than 1 MiB or exceeds the sizes in the header")], context)
@@ -257,7 +260,8 @@ def start(
     if match is None or int(match[1]) > 65535:  # gRPC would choose another host or port
         raise AddressInUse(f"cannot listen on {address!r}: an address is HOST:PORT")
     options = [*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0)]
-    server = grpc.server(ThreadPoolExecutor(WORKERS), interceptors=access.interceptors(), options=options)
+    interceptors = [*access.interceptors(), Lenient()]  # who may not call is told nothing about the bytes
+    server = grpc.server(ThreadPoolExecutor(WORKERS), interceptors=interceptors, options=options)
     pb_grpc.add_UpscalerServiceServicer_to_server(servicer, server)
     state = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(state, server)

@@ -18,6 +18,7 @@ from backends.interpolation import Nearest
 from backends.server import AddressInUse, UpscalerServicer, start
 from harness.client import Client, Item
 from harness.errors import BadRequest, DeadlineExceeded
+from harness.probe import names_fields
 from protos import CHUNK_BYTES, SERVICE
 from protos.upscaler.v1 import upscaler_pb2 as pb
 
@@ -75,6 +76,27 @@ def test_a_stream_must_begin_with_its_header(serve: Serve) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             list(serve("bicubic").stub.UpscaleStream(iter(messages), timeout=20))
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_bytes_that_are_no_message_are_refused(serve: Serve) -> None:
+    """A cut-off message, alone or in a stream, is refused like any other bad request, not an internal error."""
+    channel: Any = serve("bicubic").channel
+    cut = request().SerializeToString()[:-5]
+    with pytest.raises(grpc.RpcError) as alone:
+        channel.unary_unary(f"/{SERVICE}/Upscale")(cut, timeout=20)
+    with pytest.raises(grpc.RpcError) as streamed:
+        list(channel.stream_stream(f"/{SERVICE}/UpscaleStream")(iter([cut]), timeout=20))
+    for caught in (alone, streamed):
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert names_fields(caught.value)
+
+
+def test_a_stream_has_one_header(serve: Serve) -> None:
+    """A second header is refused, instead of taken for a chunk without pixels."""
+    header = pb.UpscaleStreamRequest(header=request(images=[pb.InputImage(id="a", height=16, width=16)]))
+    chunk = pb.UpscaleStreamRequest(chunk=PIXELS.tobytes())
+    with pytest.raises(grpc.RpcError, match="header comes once"):
+        list(serve("bicubic").stub.UpscaleStream(iter([header, header, chunk]), timeout=20))
 
 
 def test_a_stream_reports_each_denoising_step(serve: Serve) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2
 from numpy.typing import NDArray
 
 from backends.base import Batch, Description, Option, Progress, Refused
@@ -16,20 +17,31 @@ from backends.registry import ENTRIES, Entry
 from backends.server import UpscalerServicer, start
 from backends.validation import violations
 from harness import contract
+from harness.client import Client
 from harness.contract import Result, check_address
 from harness.errors import ConfigError, Incompatible, Unavailable
 from protos.upscaler.v1 import upscaler_pb2 as pb
 
-SAME_DESCRIPTION = "describes itself the same way twice"
-SIZES = "returns every size it lists"
-FULL = "takes as many images as it lists"
+CONSISTENT = "describes itself without contradiction"
+HEALTH = "answers health checks"
 SAME_BYTES = "gives the same bytes for the same request"
+PICTURE = "returns the picture it was sent"
+SIZES = "returns every size it lists"
+OTHER_SIZES = "refuses sizes it does not list"
+FULL = "takes as many images as it lists"
+MESSAGE = "takes messages as large as it lists"
 BATCH = "keeps the batch rule"
 SEEDS = "is as deterministic as it says"
-STREAM = "streams the same bytes"
+STREAM = "streams as it says"
 REFUSALS = "refuses bad requests with field violations"
+ID = "answers the image, whatever its id"
+PIXELS = "answers a change of any pixel"
+MATES = "computes each of nearly equal images in a batch"
+REPEATED = "computes a repeated image again"
+OPTIONS = "takes the options and classes it lists, and no others"
 CANCEL = "answers again after a client has left"
-CHECKS = [SAME_DESCRIPTION, SIZES, FULL, SAME_BYTES, BATCH, SEEDS, STREAM, REFUSALS, CANCEL]
+LATER = "gives the same bytes after other work"
+SAME_DESCRIPTION = "describes itself the same way after the work"
 
 Answer = Callable[[Batch], NDArray[Any]]
 
@@ -64,7 +76,7 @@ def checked(servicer: UpscalerServicer) -> list[Result]:
 def failing(servicer: UpscalerServicer) -> set[str]:
     """Names of the checks that fail."""
     results = checked(servicer)
-    assert [r.name for r in results] == CHECKS
+    assert [r.name for r in results] == list(contract.CHECKS)
     assert all(r.detail for r in results if not r.passed)
     return {r.name for r in results if not r.passed}
 
@@ -79,7 +91,12 @@ def failing(servicer: UpscalerServicer) -> set[str]:
         {"minimum": 20, "multiple_of": 8},
         {"max_batch": 1},
         {"max_batch": 1000},
+        {"maximum": 1},
+        {"maximum": 2**31},
+        {"classes": ("cat", "dog")},
+        {"progress": True},
         {"options": (Option("steps", 8, "steps", minimum=1, maximum=9), Option("mode", "a", "mode", choices=("a",)))},
+        {"options": (Option("fast", False, "fast"), Option("scale", 0.5, "strength", minimum=-1e300, maximum=0.5))},
     ],
 )
 def test_an_honest_backend_passes(says: dict[str, Any]) -> None:
@@ -92,15 +109,25 @@ def random(batch: Batch) -> NDArray[np.uint8]:
     return np.random.default_rng().integers(0, 256, repeat(batch).shape, dtype=np.uint8)
 
 
+def noisy(image: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+    """An image with noise from a seed."""
+    return image // 2 + np.random.default_rng(seed).integers(0, 64, image.shape, dtype=np.uint8)
+
+
 def seeded(batch: Batch) -> NDArray[np.uint8]:
     """Noise from each image's own seed."""
-    shape = repeat(batch).shape[1:]
-    return np.stack([np.random.default_rng(s).integers(0, 256, shape, dtype=np.uint8) for s in batch.seeds])
+    return np.stack([noisy(image, seed) for image, seed in zip(repeat(batch), batch.seeds, strict=True)])
 
 
 def batch_seeded(batch: Batch) -> NDArray[np.uint8]:
     """Noise for the whole batch from the seed of its first image."""
-    return np.random.default_rng(batch.seeds[0]).integers(0, 256, repeat(batch).shape, dtype=np.uint8)
+    return noisy(repeat(batch), batch.seeds[0])
+
+
+def one_seeded(batch: Batch) -> NDArray[np.uint8]:
+    """Equal images of a batch share the noise of the first of them."""
+    first = [batch.images.tolist().index(image.tolist()) for image in batch.images]
+    return seeded(batch)[first]
 
 
 def normalised(batch: Batch) -> NDArray[np.floating]:
@@ -143,11 +170,7 @@ def at_most(count: int) -> Answer:
     return answer
 
 
-def no_second_chance(batch: Batch) -> NDArray[np.uint8]:
-    """The image of the request that a client leaves is never answered."""
-    if "cancel" in batch.ids:
-        raise RuntimeError("stuck")
-    return repeat(batch)
+EVERYTHING_CHANGES = {SAME_BYTES, PICTURE, BATCH, STREAM, ID, MATES, CANCEL, LATER}
 
 
 @pytest.mark.parametrize(
@@ -156,16 +179,16 @@ def no_second_chance(batch: Batch) -> NDArray[np.uint8]:
         (Model(repeat, deterministic=False), {SEEDS}),
         (Model(seeded, deterministic=True), {SEEDS}),
         (Model(seeded, deterministic=False), set()),
-        (Model(random, deterministic=False), {SAME_BYTES, BATCH, STREAM}),
-        (Model(batch_seeded, deterministic=False), {BATCH}),
+        (Model(random, deterministic=False), EVERYTHING_CHANGES),
+        (Model(batch_seeded, deterministic=False), {BATCH, MATES}),
+        (Model(one_seeded, deterministic=False), {MATES}),
         (Model(normalised), {BATCH}),
         (Model(flipped), set()),
-        (Model(flipped, batch_exact=True), {BATCH}),
-        (Model(tinted), {BATCH}),
+        (Model(flipped, batch_exact=True), {BATCH, MATES}),
+        (Model(tinted), {BATCH, MATES}),
         (Model(refuses_four), {SIZES}),
-        (Model(at_most(8)), {FULL}),
-        (Model(at_most(3)), {FULL, BATCH}),
-        (Model(no_second_chance), {CANCEL}),
+        (Model(at_most(8)), {FULL, CANCEL}),
+        (Model(at_most(3)), {FULL, BATCH, MATES, CANCEL}),
     ],
     ids=lambda value: f"{value.answer.__name__}" if isinstance(value, Model) else "",
 )
@@ -200,6 +223,17 @@ class OtherStream(UpscalerServicer):
             yield message
 
 
+class Silent(UpscalerServicer):
+    """Its stream reports no progress."""
+
+    def UpscaleStream(  # noqa: N802 - gRPC's name
+        self, request_iterator: Iterator[pb.UpscaleStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.UpscaleStreamResponse]:
+        """Leave out what is asked for."""
+        messages = super().UpscaleStream(request_iterator, context)
+        return (message for message in messages if not message.HasField("progress"))
+
+
 class Curt(UpscalerServicer):
     """Refuses what it should, without saying which field is wrong."""
 
@@ -220,23 +254,153 @@ class Vague(UpscalerServicer):
         return super().Upscale(request, context)
 
 
-class Modest(UpscalerServicer):
-    """Takes more images than it lists."""
+class Says(UpscalerServicer):
+    """Describes another backend than it is."""
+
+    def __init__(self, change: Callable[[pb.DescribeResponse], object], **says: Any) -> None:
+        super().__init__(Model(**says))
+        self.change = change
 
     def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeResponse:  # noqa: N802 - gRPC's name
-        """List fewer images than are taken."""
+        """Change the description on its way out."""
         answer = super().Describe(request, context)
-        answer.max_batch = 4
+        self.change(answer)
         return answer
 
 
 @pytest.mark.parametrize(
     ("servicer", "expected"),
-    [(Unstable, SAME_DESCRIPTION), (OtherStream, STREAM), (Curt, REFUSALS), (Vague, REFUSALS), (Modest, REFUSALS)],
+    [(Unstable, SAME_DESCRIPTION), (OtherStream, STREAM), (Silent, STREAM), (Curt, REFUSALS), (Vague, REFUSALS)],
 )
 def test_a_bad_server_fails_its_check(servicer: type[UpscalerServicer], expected: str) -> None:
     """Faults of the server around a good model are found as precisely as those of the model."""
-    assert failing(servicer(Model())) == {expected}
+    assert failing(servicer(Model(progress=True))) == {expected}
+
+
+STEPS = (Option("steps", 8, "steps", minimum=1, maximum=9),)
+SAMPLER = (Option("sampler", "a", "sampler", choices=("a", "b")),)
+
+
+def at(change: str, value: object) -> Callable[[pb.DescribeResponse], None]:
+    """Set a field, named by its path, of a description."""
+
+    def apply(d: pb.DescribeResponse) -> None:
+        *path, field = change.split(".")
+        target: Any = d
+        for name in path:
+            target = target[int(name)] if name.isdigit() else getattr(target, name)
+        setattr(target, field, value)
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("change", "says", "expected"),
+    [
+        (at("max_batch", 4), {}, {REFUSALS}),
+        (at("sizes.minimum", 8), {}, {OTHER_SIZES}),
+        (at("sizes.maximum", 64), {}, {OTHER_SIZES}),
+        (at("sizes.multiple_of", 4), {}, {OTHER_SIZES}),
+        (at("sizes.minimum", 8), {"minimum": 12}, {SIZES, FULL, CANCEL}),
+        (at("sizes.maximum", 64), {"maximum": 32}, {SIZES}),
+        (at("options.0.maximum", 99), {"options": STEPS}, {OPTIONS}),
+        (at("options.0.maximum", 8), {"options": STEPS}, {OPTIONS}),
+        (at("options.0.minimum", 2), {"options": STEPS}, {OPTIONS}),
+        (lambda d: d.options[0].choices.append("c"), {"options": SAMPLER}, {OPTIONS}),
+        (lambda d: d.options[0].ClearField("choices"), {"options": SAMPLER}, set()),
+        (lambda d: d.classes.append("cat"), {}, {OPTIONS}),
+    ],
+)
+def test_a_false_description_is_found(
+    change: Callable[[pb.DescribeResponse], object], says: dict[str, Any], expected: set[str]
+) -> None:
+    """Sizes, limits, choices and classes that are listed but not kept, or kept but not listed, fail their check."""
+    assert failing(Says(change, **says)) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "says", "words"),
+    [
+        (at("digest", "v2"), {}, "the digest is not 64 hexadecimal digits"),
+        (at("family", 0), {}, "the family is not stated"),
+        (at("licence", ""), {}, "licence not stated"),
+        (at("max_message_bytes", 100), {}, "too small for an image"),
+        (at("sizes.maximum", 4), {"minimum": 8}, "the minimum size is above the maximum"),
+        (at("sizes.multiple_of", 8), {"minimum": 9, "maximum": 15}, "no multiple"),
+        (at("sizes.domain_minimum", 99), {"maximum": 64}, "domain_minimum is above"),
+        (at("options.0.default_value.integer", 10), {"options": STEPS}, "option steps: the default lies outside"),
+        (at("options.0.default_value.text", "c"), {"options": SAMPLER}, "option sampler: the default is not one"),
+        (at("options.0.maximum", 9), {"options": SAMPLER}, "limits to numbers"),
+        (lambda d: d.options.append(d.options[0]), {"options": SAMPLER}, "option sampler is listed twice"),
+        (lambda d: d.scales.append(4), {}, "a scale is listed twice"),
+        (lambda d: d.classes.extend(["cat", "cat"]), {}, "a class has no name or is listed twice"),
+        (lambda d: d.capabilities.remove(pb.CAPABILITY_STREAM), {"progress": True}, "progress is claimed without"),
+    ],
+)
+def test_a_contradiction_is_named(
+    change: Callable[[pb.DescribeResponse], object], says: dict[str, Any], words: str
+) -> None:
+    """A description that cannot be true is said to be wrong, and where."""
+    result = next(r for r in checked(Says(change, **says)) if r.name == CONSISTENT)
+    assert not result.passed
+    assert words in result.detail
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("by_id", {ID}),
+        ("cache_id", {ID, PIXELS}),
+        ("cache_part", {PIXELS}),
+        ("cache", {REPEATED}),
+        ("one_in_batch", {MATES}),
+        ("drift", {LATER}),
+        ("stuck", {CANCEL}),
+        ("stale", {CANCEL}),
+        ("flat", {PICTURE, ID, PIXELS}),
+        ("bgr", {PICTURE}),
+    ],
+)
+def test_a_cheat_is_caught_by_name(serve: Callable[[str], Client], fault: str, expected: set[str]) -> None:
+    """Each way of not computing the answer, served by another process, fails the audit that is meant for it."""
+    found = {r.name for r in check_address(serve("faulty").address, {"fault": fault}) if not r.passed}
+    assert found == expected or (fault == "drift" and found > expected)
+
+
+class Swapped(UpscalerServicer):
+    """Its weights, and so its digest, are replaced while it serves."""
+
+    calls = 0
+
+    def Upscale(self, request: pb.UpscaleRequest, context: grpc.ServicerContext) -> pb.UpscaleResponse:  # noqa: N802 - gRPC's name
+        """Answer; from the tenth call on as another model."""
+        self.calls += 1
+        if self.calls == 10:
+            self.description = replace(self.description, digest="cd" * 32)
+        return super().Upscale(request, context)
+
+
+def test_another_digest_after_the_work_is_found() -> None:
+    """A digest that changes is found in the first answer that carries it, and in the description at the end."""
+    results = {r.name: r for r in checked(Swapped(Model()))}
+    assert not results[SAME_DESCRIPTION].passed
+    assert any("digest" in r.detail for r in results.values())
+
+
+def test_grpcs_own_message_limit_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that lists 64 MiB, but reads no more than gRPC's usual 4 MiB, fails the check of message sizes."""
+    monkeypatch.setattr("backends.server.MESSAGE_OPTIONS", [])
+    assert failing(UpscalerServicer(Model())) == {MESSAGE}
+
+
+def test_a_server_that_is_not_healthy_fails() -> None:
+    """The server as a whole must be SERVING too, which is what load balancers ask for."""
+    server, state, port = start(UpscalerServicer(Model()), "127.0.0.1:0")
+    state.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    try:
+        assert [r.name for r in check_address(f"127.0.0.1:{port}") if not r.passed] == [HEALTH]
+    finally:
+        server.stop(None).wait()
 
 
 @pytest.mark.parametrize("fault", [fault for fault in WIRE_FAULTS if fault != "oversized"])
@@ -285,6 +449,8 @@ def test_replay_is_not_checked() -> None:
     for text in ("replay", "replay,outputs=/a:b@c"):
         with pytest.raises(ConfigError, match="only a run can try it"):
             contract.check(text)
+    with pytest.raises(ConfigError, match="only a run can try it"):
+        checked(UpscalerServicer(Model(family="replay")))
 
 
 def test_a_backend_that_cannot_start_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
