@@ -67,8 +67,10 @@ class Bench:
         """Larger and larger batches, as far as a warm-up and a request fit the budget."""
         alone, most = self._image_seconds(size, 1), self.session.description.max_batch
         for batch in sorted({min(b, most) for b in self.speed.batch} - {1}):
-            if 2 * batch * alone > self.speed.budget_s:
-                self._leave_out(size, f"batch-{batch}", "not_tried", self._too_long("a request", batch * alone))
+            expected = 2 * batch * alone
+            if expected > self.speed.budget_s:
+                reason = self._too_long("a warm-up and a request", expected)
+                self._leave_out(size, f"batch-{batch}", "not_tried", reason)
             elif not self._batch(size, items, batch):
                 break
 
@@ -77,16 +79,15 @@ class Bench:
 
     def _server(self, size: int, items: list[Item]) -> None:
         """Requests at random times, at rising rates until one misses the bound."""
-        alone, reason = self._image_seconds(size, 1), ""
+        alone, missed = self._image_seconds(size, 1), ""
         for fraction in self.speed.server_rates:
             rate, stage = fraction / alone, f"server-{fraction:g}"
-            reason = reason or self._why_not(alone, rate)
-            if reason:
+            if reason := missed or self._why_not(alone, rate):
                 self._leave_out(size, stage, "not_tried", reason)
             elif not self._arrivals(size, stage, items, rate):
                 break
             elif np.percentile(self._values(size, stage, "latency_s"), 90) > self.speed.server_p90_s:
-                reason = MISSED
+                missed = MISSED
 
     def _why_not(self, alone: float, rate: float) -> str:
         if alone > self.speed.server_p90_s:

@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 
 from harness.score import BASELINE
+from harness.speed import SIZE
 from reports.load import HEADLINE, Run
-from reports.numbers import NBSP, count, duration, fit, names, p_value, significant
+from reports.numbers import NBSP, count, duration, fit, multiple, names, p_value, significant
 
 DISTORTION = "psnr"
 OPPOSITE = {"better": "worse", "worse": "better"}
@@ -168,8 +169,7 @@ def _speed(run: Run) -> Iterator[Finding]:
 
 def _multiple(row: "pd.Series[Any]") -> str:
     """One sentence: at this size, with so many steps, so many times the compute time of the reference."""
-    how = fit([row["ratio"]], [row["ratio_high"] - row["ratio_low"]])
-    ratio = how.interval(row["ratio"], row["ratio_low"], row["ratio_high"])
+    ratio = multiple(row["ratio"], row["ratio_low"], row["ratio_high"])
     evaluations = "" if math.isnan(row["steps"]) else f" with {count(row['steps'])} steps"
     images = "one image" if row["batch"] == 1 else f"{count(row['batch'])} images at once"
     pace = f"{duration(typical(row, 'compute'))} against {duration(row['reference_s'])}"
@@ -271,9 +271,14 @@ def _warnings(run: Run) -> Iterator[Finding]:
 
 def _counted(run: Run) -> Iterator[Finding]:
     failures, speed = run.table("failures"), run.table("speed")
-    if len(failures):
-        each = [f"{label} {count(n)}" for label, n in failures.groupby("backend", sort=False)["n"].sum().items()]
-        yield _warning("Failed cases", f"{names(each)}: the means of these backends are over the images that remain.")
+    timed = failures["condition"].astype(str).str.startswith(SIZE)
+    for kind, rows, rest in (
+        ("Failed cases", failures[~timed], "the means of these backends are over the images that remain"),
+        ("Failed timings", failures[timed], "these passes have no figures"),
+    ):
+        each = [f"{label} {count(n)}" for label, n in rows.groupby("backend", sort=False)["n"].sum().items()]
+        if each:
+            yield _warning(kind, f"{names(each)}: {rest}.")
     invalid = speed[~speed["valid"].astype(bool)]
     if len(invalid):
         whose = names(dict.fromkeys(invalid["backend"]))

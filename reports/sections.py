@@ -14,7 +14,7 @@ import pandas as pd
 from harness.score import BASELINE
 from reports.findings import DISTORTION, NOT_PASSED, ranks
 from reports.load import HEADLINE, Run
-from reports.numbers import NOTHING, Format, count, duration, fit, names, p_value, significant, times
+from reports.numbers import NOTHING, Format, count, duration, fit, multiple, names, p_value, significant, times
 
 ROW_LIMIT = 120
 WHOLE_SIZE = ("all", "batch-1")  # what is left out takes the rest of its size with it
@@ -351,8 +351,7 @@ def _percentile(row: "pd.Series[Any]", name: str, instead: str = "") -> Cell:
 def _multiple(row: "pd.Series[Any]") -> Cell:
     if row["backend"] == row["reference"]:
         return _number("reference")
-    ratio, low, high = row["ratio"], row["ratio_low"], row["ratio_high"]
-    return _number(NOTHING if math.isnan(ratio) else fit([ratio], [high - low]).interval(ratio, low, high))
+    return _number(multiple(row["ratio"], row["ratio_low"], row["ratio_high"]))
 
 
 def _valid(row: "pd.Series[Any]") -> Cell:

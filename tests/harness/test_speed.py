@@ -103,6 +103,15 @@ def test_what_would_take_too_long_is_left_out(bench: Open) -> None:
     assert (rows.loc[rows["stage"] == "batch-1", "metric"] == "end_to_end_s").sum() < 5
 
 
+def test_a_rate_too_thin_for_the_budget_hides_no_denser_one(bench: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a small rate 64 arrivals may outlast the budget; a larger one that fits is tried."""
+    monkeypatch.setattr(Bench, "_image_seconds", lambda *_: 0.1)
+    settings = Speed(images=1, batch=(), budget_s=2, server_rates=(0.5, 20), server_p90_s=60)
+    rows = measured(bench(settings))
+    assert stages(rows, "not_tried") == [("size-16", "server-0.5")]
+    assert ("size-16", "server-20") in stages(rows, "wall_s")
+
+
 def test_a_bound_below_one_image_is_not_tried(bench: Open) -> None:
     """No rate can hold a bound that a single image misses."""
     settings = Speed(images=1, batch=(), warm_up=0, server_rates=(0.5,), server_p90_s=0.1)
