@@ -298,11 +298,9 @@ def _costs(run: Run) -> Table:
         Column("Output", "pixels a side"),
         Column("Batch"),
         Column("n", "requests"),
-        Column("p50", "end to end"),
-        Column("p90", "end to end"),
-        Column("Compute", "p50"),
+        Column("Request p50", "p90, end to end"),
+        Column("Compute p50", "a request"),
         Column("Time", "an image"),
-        Column("Images/s"),
         Column("Memory", "peak, MB"),
         Column("Energy", f"J an image{guessed}"),
         Column("Steps"),
@@ -317,7 +315,7 @@ def _cost_rows(run: Run, label: str, made: pd.DataFrame, left: pd.DataFrame) -> 
         yield [_short(run, label), *_cost(row)]
     if made.empty:
         for _, row in left[left["stage"].isin(WHOLE_SIZE)].iterrows():
-            nothing = [_number(NOTHING) for _ in range(10)]
+            nothing = [_number(NOTHING) for _ in range(8)]
             status = _number(str(row["status"]), kind="muted")
             size = _number(count(row["output_px"]))
             yield [_short(run, label), size, status, *nothing, Cell(NOTHING, str(row["reason"]))]
@@ -327,11 +325,10 @@ def _cost(row: "pd.Series[Any]") -> Iterator[Cell]:
     yield _number(count(row["output_px"]))
     yield _number(count(row["batch"]), "fastest" if row["best"] else "")
     yield _number(count(row["n"]))
-    yield _percentile(row, "end_to_end_p50", f"mean {duration(row['end_to_end_mean'])}")
-    yield _percentile(row, "end_to_end_p90")
-    yield _percentile(row, "compute_p50", f"mean {duration(row['compute_mean'])}")
-    yield _number(duration(1 / row["images_per_s"]))
-    yield _number(significant(row["images_per_s"]))
+    p90 = row["end_to_end_p90"]
+    yield _typical(row, "end_to_end", "p90: n too small" if math.isnan(p90) else f"p90 {duration(p90)}")
+    yield _typical(row, "compute")
+    yield _number(duration(1 / row["images_per_s"]), f"{significant(row['images_per_s'])}/s")
     yield _known(row["peak_memory_mb"], count)
     yield _known(row["energy_j"], significant)
     yield _known(row["steps"], count)
@@ -341,6 +338,12 @@ def _cost(row: "pd.Series[Any]") -> Iterator[Cell]:
 
 def _known(value: float, write: Callable[[float], str]) -> Cell:
     return _number("not known", kind="muted") if math.isnan(value) else _number(write(value))
+
+
+def _typical(row: "pd.Series[Any]", time: str, sub: str = "") -> Cell:
+    if math.isnan(row[f"{time}_p50"]):
+        return _number(f"mean {duration(row[f'{time}_mean'])}", "no percentile: n too small", "muted")
+    return _number(duration(row[f"{time}_p50"]), sub)
 
 
 def _percentile(row: "pd.Series[Any]", name: str, instead: str = "") -> Cell:
