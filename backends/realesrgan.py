@@ -4,6 +4,7 @@
 Both are trained on synthetic chains of blur, noise and JPEG, so they also remove what looks like a degradation.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import ncnn
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from backends.base import Batch, Description, Option, Progress, code_digest
 from harness import weights
+from harness.errors import one_line
 
 STEMS = {"x4plus": "realesrgan-x4plus", "animevideov3": "realesr-animevideov3-x4"}
 MODEL = Option(
@@ -20,17 +22,25 @@ MODEL = Option(
 
 
 class RealESRGAN:
-    """Upscales by 4, one image after the other."""
+    """Upscales by 4, one image after the other; a network is loaded when it is first asked for.
 
-    def __init__(self) -> None:
-        files = {
-            model: (weights.resolve(f"{stem}.param"), weights.resolve(f"{stem}.bin")) for model, stem in STEMS.items()
+    `model` is the one that requests get which name none, the warm-up among them.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+
+    def __init__(self, model: str = "x4plus") -> None:
+        if model not in STEMS:
+            raise ValueError(f"no model {one_line(model, 40)!r}; choose one of {', '.join(STEMS)}")
+        self._files = {
+            name: (weights.resolve(f"{stem}.param"), weights.resolve(f"{stem}.bin")) for name, stem in STEMS.items()
         }
-        self._nets = {model: _load(param, weight) for model, (param, weight) in files.items()}
+        self._nets: dict[str, ncnn.Net] = {}
         self.description = Description(
             name="realesrgan",
             family="gan",
-            digest=code_digest(Path(__file__), *(path for pair in files.values() for path in pair)),
+            digest=code_digest(Path(__file__), *(path for pair in self._files.values() for path in pair)),
             scales=(4,),
             licence="BSD-3-Clause",
             domain="photos and anime frames of at least 64 pixels with real-world degradations; "
@@ -38,17 +48,19 @@ class RealESRGAN:
             batch_exact=True,
             maximum=256,  # 3 GB and 11 s; memory grows with the area
             domain_minimum=64,
-            options=(MODEL,),
+            options=(replace(MODEL, default=model),),
             max_batch=16,
             progress=True,
         )
 
     def upscale(self, batch: Batch, progress: Progress) -> NDArray[np.floating]:
         """See `Backend.upscale`."""
-        net = self._nets[str(batch.options.get("model", MODEL.default))]
+        model = str(batch.options.get("model", self.description.options[0].default))
+        if model not in self._nets:
+            self._nets[model] = _load(*self._files[model])
         outputs = []
         for image in batch.images:
-            outputs.append(_forward(net, image))
+            outputs.append(_forward(self._nets[model], image))
             progress(len(outputs), len(batch.images))
         return np.stack(outputs)
 

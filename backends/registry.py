@@ -11,13 +11,15 @@ from backends.base import Backend
 class Entry:
     """A backend by name: where its class is, and one line for lists. Nothing is imported until `load`.
 
-    `settings` are the arguments that its class needs when it starts, all text.
+    `settings` are the arguments that its class needs when it starts, all text; `hints` are options of its requests
+    that its class takes at the start as well, so that it loads only what they will use.
     """
 
     name: str
     target: str
     summary: str
     settings: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
 
     def load(self) -> Callable[..., Backend]:
         """Import the class."""
@@ -32,7 +34,12 @@ ENTRIES = {
         Entry("nearest", "backends.interpolation:Nearest", "nearest neighbour"),
         Entry("bicubic", "backends.interpolation:Bicubic", "bicubic, a = -0.5: the control of every audit"),
         Entry("lanczos", "backends.interpolation:Lanczos", "Lanczos with three lobes"),
-        Entry("realesrgan", "backends.realesrgan:RealESRGAN", "Real-ESRGAN x4plus and animevideov3 (GAN, x4)"),
+        Entry(
+            "realesrgan",
+            "backends.realesrgan:RealESRGAN",
+            "Real-ESRGAN x4plus and animevideov3 (GAN, x4)",
+            hints=("model",),
+        ),
         Entry("sr3", "backends.sr3.backend:SR3", "SR3 diffusion for faces, 16 -> 64"),
         Entry("replay", "backends.replay:Replay", "precomputed outputs: replay,outputs=PATH", ("outputs",)),
         Entry("faulty", "backends.faulty:Faulty", "misbehaves on request; for tests of harnesses"),

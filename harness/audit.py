@@ -19,16 +19,15 @@ from harness.datasets import UNKNOWN
 from harness.plan import CLEAN
 from harness.score import BASELINE, CONTROL, group_attributes, identity, output_path
 from harness.set_measures import set_estimates
+from harness.speed_tables import scenario_rows, speed_rows, untimed_rows
 from harness.statistics import (
     INSUFFICIENT,
     LOW_PRECISION,
     bootstrap_interval,
     gap_test,
-    percentile,
     verdict,
 )
 from harness.store import RunFolder, read_table
-from harness.timing import OTHER_LOAD_LIMIT
 
 LEVEL = 0.05
 """Level of the tests for gaps, after adjustment for their number."""
@@ -45,8 +44,13 @@ COLUMNS = {
     "gaps": "backend metric attribute best worst gap ratio null_mean null_p95 p_value p_adjusted groups verdict",
     "noise": "backend metric severity sigma n mean low high difference difference_low difference_high "
     "added added_low added_high",
-    "speed": "backend batch n end_to_end_p50 end_to_end_p90 end_to_end_p95 end_to_end_p99 compute_p50 transport_p50 "
-    "images_per_s cold_start_s peak_memory_mb ratio_compute_bicubic valid note",
+    "speed": "backend output_px batch n end_to_end_p50 end_to_end_p90 end_to_end_p95 end_to_end_p99 end_to_end_mean "
+    "compute_p50 compute_mean transport_p50 images_per_s cold_start_s peak_memory_mb memory_note energy_j "
+    "energy_method steps ratio_compute_bicubic reference ratio ratio_low ratio_high reference_s ratio_valid best "
+    "valid note",
+    "scenarios": "backend output_px scenario batch n rate latency_p50 latency_p90 bound_s holds images_per_s "
+    "valid note",
+    "untimed": "backend output_px stage status reason",
     "worst": "backend metric rank image value input output target",
     "samples": "image backend input output target",
     "failures": "backend condition kind message n",
@@ -122,6 +126,8 @@ def tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
         "gaps": gaps,
         "noise": noise,
         "speed": speed,
+        "scenarios": scenarios,
+        "untimed": untimed,
         "worst": worst,
         "samples": samples,
         "failures": failures,
@@ -338,41 +344,18 @@ def _interval(values: Float) -> tuple[float, float, float]:
 
 
 def speed(scores: Scores) -> pd.DataFrame:
-    """The timed pass: one row per backend and request size; times are seconds a request."""
-    timed = scores.rows[scores.rows["metric"] == "cold_start_s"]
-    rows: list[dict[str, Any]] = []
-    for label in [b for b in scores.labels if b in set(timed["backend"])]:
-        of = scores.rows[scores.rows["backend"] == label]
-        single = {str(k): v["value"].to_numpy(float) for k, v in of.groupby("metric")}
-        batch = int(single["batch_size"][-1])
-        rows.append(_speed_row(label, 1, "", single))
-        if batch > 1:
-            rows.append(_speed_row(label, batch, "batch_", single))
-    frame = _frame("speed", rows)
-    sound = (frame["backend"] == BASELINE) & frame["valid"].eq(True)
-    base = frame[sound].set_index("batch")["compute_p50"]
-    return frame.assign(ratio_compute_bicubic=frame["compute_p50"] / frame["batch"].map(base))
+    """The timed passes: one row per backend, size and request size."""
+    return _frame("speed", speed_rows(scores.rows, scores.record))
 
 
-def _speed_row(label: str, batch: int, prefix: str, values: dict[str, Float]) -> dict[str, Any]:
-    total = values[f"{prefix}end_to_end_s"]
-    load_ = float(values["other_load"][-1])
-    percentiles = {f"end_to_end_p{q}": percentile(total, q) for q in (50, 90, 95, 99)}
-    return (
-        {"backend": label, "batch": batch, "n": len(total)}
-        | percentiles
-        | {"compute_p50": percentile(values[f"{prefix}compute_s"], 50)}
-        | {"transport_p50": percentile(values[f"{prefix}transport_s"], 50)}
-        | {"images_per_s": batch * len(total) / float(total.sum())}
-        | {"cold_start_s": float(values["cold_start_s"][-1]), "peak_memory_mb": float(values["peak_memory_mb"][-1])}
-        | {"valid": not load_ > OTHER_LOAD_LIMIT, "note": _load_note(load_)}
-    )
+def scenarios(scores: Scores) -> pd.DataFrame:
+    """Single stream, server (a row a rate) and offline: one row per backend, size and pass."""
+    return _frame("scenarios", list(scenario_rows(scores.rows, scores.record)))
 
 
-def _load_note(load: float) -> str:
-    if np.isnan(load):
-        return "attached by address: the load of others is unknown"
-    return f"others used {load:.2f} cores during the pass; run it again" if load > OTHER_LOAD_LIMIT else ""
+def untimed(scores: Scores) -> pd.DataFrame:
+    """The timed passes that were left out, with the reasons."""
+    return _frame("untimed", untimed_rows(scores.rows))
 
 
 def _pictures(scores: Scores, label: str, image: str) -> dict[str, str]:

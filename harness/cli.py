@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -169,9 +169,9 @@ def _print_summary(tables: "dict[str, pd.DataFrame]") -> None:
 
     summary = tables["summary"]
     metrics = [m for m in HEADLINE if m in set(summary["metric"])] or list(dict.fromkeys(summary["metric"]))[:4]
-    times = _milliseconds(tables["speed"])
+    times, size = _milliseconds(tables["speed"])
     table = Table(title="Clean input: mean [95 % interval]")
-    for heading in ("backend", "n", *(HEADLINE.get(m, m) for m in metrics), "ms / image"):
+    for heading in ("backend", "n", *(HEADLINE.get(m, m) for m in metrics), f"ms / image{size}"):
         table.add_column(heading, justify="left" if heading == "backend" else "right")
     for label, rows in summary.groupby("backend", sort=False):
         cells = {row["metric"]: _cell(row["mean"], row["low"], row["high"]) for row in rows.to_dict("records")}
@@ -180,12 +180,18 @@ def _print_summary(tables: "dict[str, pd.DataFrame]") -> None:
     Console(width=max(110, Console().width)).print(table)
 
 
-def _milliseconds(speed: "pd.DataFrame") -> dict[str, str]:
-    """Median end-to-end time of a single image by backend; marked where the timed pass was disturbed."""
+def _milliseconds(speed: "pd.DataFrame") -> tuple[dict[str, str], str]:
+    """Median end-to-end time of a single image by backend, marked where the pass was disturbed, and at which size."""
     if not len(speed):
-        return {}
-    single = speed[speed["batch"] == 1].to_dict("records")
-    return {r["backend"]: f"{1000 * r['end_to_end_p50']:.1f}{'' if r['valid'] else ' (disturbed)'}" for r in single}
+        return {}, ""
+    sizes = sorted(set(speed["output_px"]))
+    single = speed[(speed["batch"] == 1) & (speed["output_px"] == sizes[0])].to_dict("records")
+    shown = {r["backend"]: "n too small" if math.isnan(r["end_to_end_p50"]) else _time(r) for r in single}
+    return shown, f", {sizes[0]:g} px" if len(sizes) > 1 else ""
+
+
+def _time(row: dict[str, Any]) -> str:
+    return f"{1000 * row['end_to_end_p50']:.1f}{'' if row['valid'] else ' (disturbed)'}"
 
 
 def _cell(mean: float, low: float, high: float) -> str:
@@ -307,10 +313,8 @@ def backends_serve(  # noqa: PLR0913, PLR0917 - the options of the command
             raise ConfigError(f"no backend {spec.name!r}; known: {', '.join(ENTRIES)}")
         if spec.address:
             raise ConfigError(f"{spec.name}@{spec.address}: give the address to serve on with --address")
-        if spec.options:
-            raise ConfigError(
-                f"{next(iter(spec.options))}: options of {spec.name} go with requests; give them to a run"
-            )
+        if others := spec.options.keys() - spec.settings.keys():
+            raise ConfigError(f"{min(others)}: options of {spec.name} go with requests; give them to a run")
         check_address(address, 0)
         try:
             access = read_access(address, cert=tls_cert, key=tls_key, client_ca=tls_client_ca, token_file=token_file)

@@ -70,8 +70,8 @@ def plan(suite: Suite, dataset: Dataset) -> list[Step]:
 class BackendSpec:
     """A backend as the command line or a suite names it: `NAME[@ADDRESS[+ADDRESS]...][,option=value]...`.
 
-    Several addresses are those of replicas. `options` go with every request; `settings` are what a local backend
-    needs when it starts.
+    Several addresses are those of replicas. `options` go with every request; `settings` are what a local backend gets
+    when it starts.
     """
 
     name: str
@@ -125,9 +125,17 @@ def parse_backend(text: str) -> BackendSpec:
     label = options.pop("name", name)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,39}", label):
         raise ConfigError(f"backend {one_line(text, 80)!r}: a name is 1 to 40 letters, digits, dots, dashes or spaces")
-    needed = ENTRIES[name].settings if name in ENTRIES and not address else ()
-    missing = [key for key in needed if key not in options]
+    settings = {} if address else _settings(name, options)
+    return BackendSpec(name, address or None, label, options, settings)
+
+
+def _settings(name: str, options: dict[str, str]) -> dict[str, str]:
+    """What a local backend gets when it starts: its settings, taken out of the options, and its hints, which stay."""
+    if name not in ENTRIES:
+        return {}
+    entry = ENTRIES[name]
+    missing = [key for key in entry.settings if key not in options]
     if missing:
         raise ConfigError(f"backend {name} needs {missing[0]}: write {name},{missing[0]}=VALUE")
-    settings = {key: options.pop(key) for key in needed}
-    return BackendSpec(name, address or None, label, options, settings)
+    hints = {key: options[key] for key in entry.hints if key in options}
+    return hints | {key: options.pop(key) for key in entry.settings}

@@ -94,6 +94,14 @@ class LocalServer:
         """True while the process runs."""
         return self.process is not None and self.process.poll() is None
 
+    def forget_peak_memory(self) -> bool:
+        """Let `peak_memory_mb` count from now on; False where the system cannot (only Linux can)."""
+        try:
+            Path(f"/proc/{self._process().pid}/clear_refs").write_text("5")
+        except OSError:
+            return False
+        return True
+
     def peak_memory_mb(self) -> float:
         """Largest resident size of the process so far, in MiB (the current one where the system keeps no peak)."""
         process = self._process()

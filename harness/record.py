@@ -1,6 +1,7 @@
 """The run record: what was run on what, with which code, written as run.json."""
 
 import datetime as dt
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,12 +9,13 @@ import pandas as pd
 
 from harness import __version__, environment
 from harness.datasets import AGE_RULE, Dataset
+from harness.meters import package_joules
 from harness.metrics import METRICS
 from harness.plan import Job, Step
 from harness.score import CONTROL_RECORD
 from harness.set_measures import TITLES, network_recipe
 from harness.store import SCHEMA
-from harness.suite import Suite
+from harness.suite import Speed, Suite
 
 
 def now() -> str:
@@ -44,6 +46,7 @@ def new_record(
         "backends": [CONTROL_RECORD],
         "metrics": {name: _metric(name) for name in METRICS if any(name in step.metrics for step in steps)},
         "set_metrics": {name: {"title": TITLES[name], "recipe": network_recipe()} for name in job.suite.set_metrics},
+        "speed": _speed(job.suite.speed),
         "environment": environment.describe(),
         "warnings": [],
     }
@@ -52,6 +55,23 @@ def new_record(
 def _suite(suite: Suite) -> dict[str, Any]:
     content = suite.model_dump(mode="json")
     return {"name": suite.name, "title": suite.title, "sha256": suite.sha256, "content": content}
+
+
+INPUTS = (
+    "the dataset's photos, cut to their centre square and resized to each size by the one resize; smaller ones are "
+    "enlarged, since what a picture shows does not change how long a network takes"
+)
+
+
+def _speed(speed: Speed | None) -> dict[str, Any] | None:
+    """What the timed passes sent, and how their energy is found."""
+    if speed is None:
+        return None
+    watts = f"{speed.watts_per_core:g} W"
+    estimate = f"estimate: processor seconds of the backend's process x {watts} a core (assumed), by image"
+    counters = "joules that the whole processor used during the pass, whoever used them, by image"
+    measured = not math.isnan(package_joules())
+    return {"inputs": INPUTS, "energy": f"measured: {counters}" if measured else estimate}
 
 
 def _metric(name: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from harness.client import Item
 from harness.credentials import Credentials, load_credentials
 from harness.datasets import Dataset, dataset_hash, limit, open_dataset
+from harness.degrade import make_input
 from harness.errors import BackendError, ConfigError
-from harness.images import load
+from harness.images import centre_square, load
 from harness.metrics import preflight
-from harness.plan import CLEAN, BackendSpec, Job, Step, parse_backend, plan
+from harness.plan import BackendSpec, Job, Step, parse_backend, plan
 from harness.prepare import prepare
 from harness.record import continued, new_record, now
 from harness.replicas import Replicas
 from harness.score import BASELINE, CONTROL, identity, image_labels, output_path, score_run
 from harness.session import refused
 from harness.set_measures import measure_sets
+from harness.speed import Bench
 from harness.store import Row, RunFolder
 from harness.suite import Suite
-from harness.timing import drop_disturbed, is_timed, time_backend
+from harness.timing import drop_disturbed
 
 
 def run(job: Job, progress: Progress) -> RunFolder:
@@ -93,6 +95,7 @@ class Run:
         self.backends: list[Replicas] = []
         self.record: dict[str, Any] = {}
         self.images = pd.DataFrame()
+        self.timing_inputs = cache(self._timing_inputs)
 
     def execute(self, specs: Sequence[BackendSpec], credentials: Mapping[str, Credentials]) -> None:
         """All stages in order; the record says how far they came."""
@@ -210,21 +213,23 @@ class Run:
         self.folder.append(rows, "failed")
 
     def _time(self, backend: Replicas) -> None:
-        speed, who, session = self.suite.speed, self._identity(backend), backend.sessions[0]
-        if speed is None or session.given_up is not None or is_timed(self.folder.rows("timed"), who):
+        session = backend.sessions[0]
+        if self.suite.speed is None or session.given_up is not None:
             return
-        ordered = [r.id for r in limit(self.dataset, speed.images, self.suite.seed).records if r.id in self.usable]
-        items = [self._item(CLEAN.folder, image) for image in ordered]
-        task = self.progress.add_task(f"{session.spec.label}: speed", total=1)
-        try:
-            rows = time_backend(session, items, speed)
-        except BackendError as error:
-            failure = {"condition": CLEAN.name, "metric": "timed", "error": f"{type(error).__name__}: {error}"}
-            self.folder.append([who | failure], "failed")
-        else:
-            common = who | {"condition": CLEAN.name, "scale": self.suite.scale}
-            self.folder.append([common | self.labels.get(row.get("image", ""), {}) | row for row in rows], "timed")
-        self.progress.advance(task)
+        bench = Bench(session, self.suite.speed, self.folder, self.timing_inputs, self._identity(backend))
+        task = self.progress.add_task(f"{backend.spec.label}: speed", total=len(bench.sizes))
+        for size in bench.sizes:
+            bench.measure(size)
+            self.progress.advance(task)
+
+    def _timing_inputs(self, side: int) -> list[Item]:
+        """Photos at `side` pixels for the timed passes, enlarged where they are smaller."""
+        count = self.suite.speed.images if self.suite.speed else 0
+        chosen = [r for r in limit(self.dataset, count, self.suite.seed).records if r.id in self.usable]
+        return [
+            Item(r.id, make_input(centre_square(self.dataset.image(r)), side), int(self.labels[r.id]["seed"]))
+            for r in chosen
+        ]
 
     def _write_record(self, status: str) -> None:
         if not self.record:

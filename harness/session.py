@@ -8,13 +8,13 @@ accepted, it is ended and the rest of its cases fail without being tried.
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from harness.client import Client, Item, Pixels, Reply, typed_options
 from harness.credentials import OPEN, Credentials
@@ -28,6 +28,7 @@ from harness.errors import (
     Unauthenticated,
     Unavailable,
 )
+from harness.meters import Meter, Usage
 from harness.plan import BackendSpec
 from harness.processes import LocalServer
 from harness.suite import Suite
@@ -40,19 +41,20 @@ PATIENCE = 4
 RECONNECT_SECONDS = 10.0
 """How long a backend may take to answer, at first and after its connection was lost."""
 
-CLOCK_ERROR = 0.05
-"""Seconds by which the system's processor clocks may be off: they count in ticks of 10 ms for each core and process."""
+MOST_OPEN = 256
+"""Most calls of a timed pass that are open at once; later ones wait with us, and their waiting counts."""
 
 
 @dataclass(frozen=True)
 class TimedPass:
-    """What a timed pass measured: one reply a request, and the processor time that others used, in cores.
+    """What a timed pass measured: one reply a request, its pixels dropped, and what the pass used.
 
-    The load is NaN for a backend that we did not start: its own work cannot be told from that of others.
+    A latency counts in seconds from the moment when its request was due.
     """
 
     replies: list[Reply]
-    other_load: float
+    latencies: list[float]
+    usage: Usage
 
 
 class Session:
@@ -85,10 +87,16 @@ class Session:
         suite, who = self.suite, self.spec.label
         if suite.scale not in d.scales:
             raise Incompatible(f"{who} has no scale {suite.scale}; it has {sorted(d.scales)}: change low or high")
-        small, step = d.sizes.minimum, max(1, d.sizes.multiple_of)
-        if suite.low < small or (d.sizes.maximum and suite.low > d.sizes.maximum) or suite.low % step:
-            most = d.sizes.maximum or "any"
-            raise Incompatible(f"{who} takes inputs of {small} to {most} pixels in steps of {step}, not {suite.low}")
+        if reason := self.refusal(suite.low):
+            raise Incompatible(f"{who} {reason}")
+
+    def refusal(self, side: int) -> str:
+        """Why the backend does not take inputs of `side` pixels; "" if it does."""
+        sizes = self.description.sizes
+        small, most, step = sizes.minimum, sizes.maximum, max(1, sizes.multiple_of)
+        if small <= side <= (most or side) and side % step == 0:
+            return ""
+        return f"takes inputs of {small} to {most or 'any'} pixels in steps of {step}, not {side}"
 
     def _connect(self) -> None:
         if self.client is not None:
@@ -155,12 +163,16 @@ class Session:
             if self.server is not None:
                 self.server.kill()
         elif lost:
-            try:
-                self._recover()
-            except BackendError as second:
-                self.given_up = second
+            self.recover()
 
-    def _recover(self) -> None:
+    def recover(self) -> None:
+        """Start it again or attach again after a lost call; if that fails, it is given up."""
+        try:
+            self._restart()
+        except BackendError as second:
+            self.given_up = second
+
+    def _restart(self) -> None:
         before = self.description
         if self.server is not None:
             self.server.kill()
@@ -171,34 +183,50 @@ class Session:
             if getattr(after, name) != getattr(before, name):
                 raise Incompatible(f"{self.spec.label}: came back with another {name}; start the run again")
 
-    def timed(self, items: Sequence[Item], size: int, seconds: float = 0.0) -> TimedPass:
-        """Send the items in requests of `size`, one after another, again from the start until `seconds` have passed.
+    def timed(self, requests: Sequence[Sequence[Item]], *, seconds: float = 0.0, limit: float = math.inf) -> TimedPass:
+        """Send requests one after another, again from the first until `seconds` have passed.
 
-        Nothing is tried twice.
+        It ends early where one more as slow as the slowest would last longer than `limit` seconds, but not before one
+        request. Nothing is tried twice.
 
         Raises:
             BackendError: a call failed.
         """
-        requests = [items[i : i + size] for i in range(0, len(items) - size + 1, size)]
-        before, own_before, started = _busy_seconds(), self._own_seconds(), time.perf_counter()
-        replies: list[Reply] = []
-        while len(replies) < len(requests) or time.perf_counter() - started < seconds:
-            request = requests[len(replies) % len(requests)]
-            replies.append(self._client().upscale(request, self.suite.scale, self.options, self.suite.deadline_s))
-        took = time.perf_counter() - started
-        others = _busy_seconds() - before - (self._own_seconds() - own_before)
-        known = self.server is not None and took > 0
-        return TimedPass(replies, max(0.0, others - CLOCK_ERROR) / took if known else math.nan)
+        meter, replies, started = Meter(self.server), list[Reply](), time.perf_counter()
+        now = slowest = 0.0
+        while len(replies) < len(requests) or now < seconds:
+            replies.append(self._timed_call(requests[len(replies) % len(requests)], self.suite.deadline_s))
+            now, slowest = time.perf_counter() - started, max(slowest, replies[-1].end_to_end_s)
+            if now + slowest > limit:
+                break
+        return TimedPass(replies, [reply.end_to_end_s for reply in replies], meter.read())
 
-    def _own_seconds(self) -> float:
-        processes = [psutil.Process()]
-        if self.server is not None and self.server.process is not None:
-            processes.append(psutil.Process(self.server.process.pid))
-        return sum(sum(p.cpu_times()[:2]) for p in processes)
+    def arriving(self, requests: Sequence[Sequence[Item]], arrivals: Sequence[float], patience: float) -> TimedPass:
+        """Send each request when it is due, `arrivals` seconds after the start in rising order, awaiting none.
 
-    def peak_memory_mb(self) -> float:
-        """Peak resident size of a local backend; NaN for a remote one."""
-        return self.server.peak_memory_mb() if self.server and self.server.alive() else float("nan")
+        A latency counts from when its request was due, also where it was sent late. A call may take `patience` seconds
+        beyond the suite's deadline, since it may wait for others.
+
+        Raises:
+            BackendError: a call failed; the first is raised when all have ended.
+        """
+        meter, started = Meter(self.server), time.perf_counter()
+
+        def call(items: Sequence[Item], due: float) -> tuple[Reply, float]:
+            reply = self._timed_call(items, self.suite.deadline_s + patience)
+            return reply, time.perf_counter() - started - due
+
+        with ThreadPoolExecutor(min(len(requests), MOST_OPEN)) as pool:
+            calls = []
+            for items, due in zip(requests, arrivals, strict=True):
+                time.sleep(max(0.0, started + due - time.perf_counter()))
+                calls.append(pool.submit(call, items, due))
+        replies, latencies = zip(*(c.result() for c in calls), strict=True)
+        return TimedPass(list(replies), list(latencies), meter.read())
+
+    def _timed_call(self, items: Sequence[Item], deadline: float) -> Reply:
+        reply = self._client().upscale(items, self.suite.scale, self.options, deadline)
+        return replace(reply, images=np.empty((0, 0, 0, 3), np.uint8))  # those of a whole pass may not fit in memory
 
     def close(self) -> None:
         """Disconnect, and end a local backend."""
@@ -233,12 +261,6 @@ class Session:
 def _family(d: pb.DescribeResponse) -> str:
     known = d.family in pb.Family.values() and d.family != pb.FAMILY_UNSPECIFIED
     return pb.Family.Name(d.family).removeprefix("FAMILY_").lower() if known else "other"
-
-
-def _busy_seconds() -> float:
-    times = psutil.cpu_times()
-    idle = times.idle + getattr(times, "iowait", 0.0) + getattr(times, "guest", 0.0)
-    return float(sum(times) - idle)
 
 
 def refused(spec: BackendSpec, error: BackendError | ConfigError) -> dict[str, Any]:

@@ -75,6 +75,27 @@ def percentile(values: Float, q: int) -> float:
     return float(np.percentile(values, q)) if len(values) >= ENOUGH[q] else math.nan
 
 
+def typical(values: Float) -> float:
+    """The median, or the mean where there are too few values to quote a median; NaN for none."""
+    if not len(values):
+        return math.nan
+    return float(np.median(values) if len(values) >= ENOUGH[50] else values.mean())
+
+
+def ratio_of_medians(first: Float, second: Float, level: float = 0.95) -> tuple[float, float, float]:
+    """`typical(first) / typical(second)` with its percentile bootstrap interval, both resampled independently.
+
+    The interval is (NaN, NaN) where either has too few values for a median.
+    """
+    ratio = typical(first) / typical(second)
+    if min(len(first), len(second)) < ENOUGH[50]:
+        return ratio, math.nan, math.nan
+    rng = np.random.default_rng(20260103)
+    above, below = (np.median(v[rng.integers(0, len(v), (REPLICATES, len(v)))], axis=1) for v in (first, second))
+    low, high = np.quantile(above / below, [(1 - level) / 2, (1 + level) / 2])
+    return ratio, float(low), float(high)
+
+
 def verdict(low: float, high: float, *, higher_is_better: bool) -> str:
     """What a paired interval of "this minus that" says of this: better, worse, tie, or not measured."""
     if math.isnan(low):

@@ -50,11 +50,37 @@ class Noise(_Strict):
 
 
 class Speed(_Strict):
-    """The timed pass: `images` requests of one image, then as many images in requests of `batch`."""
+    """The timed passes: `images` requests of one image, then requests of each number of images in `batch`.
+
+    They are made at each of `sizes`, sides of the output in pixels (by default the suite's `high`). A pass ends before
+    `budget_s` seconds are over, with fewer requests if it must. `server_rates` are rates of requests at random times,
+    as fractions of what single images one after another reach; at each, 90 % must be answered within `server_p90_s`
+    seconds. `offline` sends everything at once. Times are told as multiples of those of the backend `reference` (by
+    default the first of family gan). `watts_per_core` is assumed where no energy counter can be read.
+    """
 
     images: int = Field(ge=1)
-    batch: int = Field(default=16, ge=1)
+    batch: tuple[int, ...] = (16,)
     warm_up: int = Field(default=3, ge=0)
+    sizes: tuple[int, ...] = ()
+    budget_s: float = Field(default=120, gt=0, allow_inf_nan=False)
+    server_rates: tuple[float, ...] = ()
+    server_p90_s: float = Field(default=2, gt=0, allow_inf_nan=False)
+    offline: bool = False
+    reference: str | None = None
+    watts_per_core: float = Field(default=5, gt=0, le=1000)
+
+    @field_validator("batch", mode="before")
+    @classmethod
+    def _several(cls, batch: Any) -> Any:  # noqa: ANN401 - whatever YAML holds; the field's type is checked next
+        return (batch,) if isinstance(batch, int) else batch
+
+    @field_validator("batch", "sizes", "server_rates")
+    @classmethod
+    def _rising(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < v <= 8000 for v in values) or list(values) != sorted(set(values)) or len(values) > 20:
+            raise ValueError("at most 20 values that rise and lie in (0, 8000]")
+        return values
 
 
 class Suite(_Strict):
@@ -87,6 +113,15 @@ class Suite(_Strict):
         if high % low:
             raise ValueError(f"{high} is not a whole multiple of low ({low})")
         return high
+
+    @field_validator("speed")
+    @classmethod
+    def _reached(cls, speed: Speed | None, info: Any) -> Speed | None:  # noqa: ANN401 - as above
+        scale = info.data.get("high", 1) // info.data.get("low", 1)
+        for size in speed.sizes if speed else ():
+            if size % scale:
+                raise ValueError(f"sizes: {size} is not a whole multiple of the scale ({scale})")
+        return speed
 
     @field_validator("set_metrics")
     @classmethod

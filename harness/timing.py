@@ -1,12 +1,12 @@
-"""The timed pass: single requests, then full batches, one after another, no retries and no cache."""
+"""Timed passes as rows: requests one after another, or at times of their own; no retries and no cache."""
 
-from typing import Any
+from collections.abc import Sequence
+from itertools import cycle, islice
 
 import numpy as np
-import pandas as pd
 
 from harness.client import Item
-from harness.session import Session
+from harness.session import Session, TimedPass
 from harness.statistics import ENOUGH
 from harness.store import Row, RunFolder, read_table
 from harness.suite import Speed
@@ -18,63 +18,82 @@ OTHER_LOAD_LIMIT = 0.15
 """A timed pass during which others used more than this many cores is invalid."""
 
 TIMES = ("end_to_end_s", "compute_s", "transport_s")
+WARM_UP_SHARE = 0.25
+"""Most of a pass's budget that its warm-up takes, unless a single request takes longer."""
 
 
-def time_backend(session: Session, items: list[Item], speed: Speed) -> list[Row]:
-    """Rows of a timed pass; the items repeat where there are too few.
+def time_requests(session: Session, items: Sequence[Item], size: int, speed: Speed) -> list[Row]:
+    """Rows of a pass of requests of `size` images, one after another; the items repeat where there are too few.
 
-    `speed.images` single requests or more give `end_to_end_s`, `compute_s` and `transport_s` for each image; full
-    batches, at least as many as a median needs, give the same for each request, prefixed `batch_`. `other_load` is
-    the processor time, in cores, that others used meanwhile.
+    `speed.images` images or more, in at least as many requests as a median needs, unless the budget ends first.
 
     Raises:
         BackendError: a call failed.
     """
-    if not items:
-        return []
-    repeated = [items[i % len(items)] for i in range(speed.images)]
-    requests = [_numbered(item, i // len(items)) for i, item in enumerate(repeated)]
-    size = min(speed.batch, session.description.max_batch, len(requests))
-    enough = max(len(requests), ENOUGH[50] * size)  # so that the median of the batches can be quoted
-    many = [_numbered(items[i % len(items)], i // len(items)) for i in range(enough)]
-    session.timed(requests[: speed.warm_up], 1)
-    single = session.timed(requests, 1, SECONDS)
-    session.timed(many[:size], size)
-    batched = session.timed(many, size, SECONDS)
-    rows: list[Row] = []
-    for number, reply in enumerate(single.replies):
-        sample, place = divmod(number, len(requests))
-        where = {"image": repeated[place].id, "sample": sample * len(requests) + place // len(items), "unit": "s"}
-        rows += [where | {"metric": metric, "value": getattr(reply, metric)} for metric in TIMES]
-    for number, reply in enumerate(batched.replies):
-        where = {"sample": number, "unit": "s"}
-        rows += [where | {"metric": f"batch_{metric}", "value": getattr(reply, metric)} for metric in TIMES]
-    rows.append({"metric": "cold_start_s", "value": session.cold_start_s, "unit": "s"})
-    rows.append({"metric": "peak_memory_mb", "value": session.peak_memory_mb(), "unit": "MiB"})
-    rows.append({"metric": "batch_size", "value": size})
-    rows.append(
-        {"metric": "other_load", "value": float(np.maximum(single.other_load, batched.other_load)), "unit": "cores"}
-    )
-    return rows
+    count = max(-(-speed.images // size), ENOUGH[50] if size > 1 else 1)
+    requests = requests_of(items, size, count)
+    spent = 0.0
+    if speed.warm_up:
+        warm_up = session.timed(requests[: speed.warm_up], limit=WARM_UP_SHARE * speed.budget_s)
+        spent = warm_up.usage.wall_s
+    return pass_rows(session, requests, session.timed(requests, seconds=SECONDS, limit=speed.budget_s - spent))
+
+
+def time_arrivals(session: Session, requests: list[list[Item]], arrivals: Sequence[float], budget: float) -> list[Row]:
+    """Rows of a pass whose requests are due at `arrivals`, in seconds; `latency_s` counts from these times.
+
+    Raises:
+        BackendError: a call failed.
+    """
+    made = session.arriving(requests, arrivals, budget)
+    late = [{"sample": i, "metric": "latency_s", "value": x, "unit": "s"} for i, x in enumerate(made.latencies)]
+    return late + pass_rows(session, requests, made)
+
+
+def poisson_arrivals(rate: float, count: int, seed: int) -> list[float]:
+    """Times in seconds of `count` arrivals of a Poisson process of `rate` arrivals a second.
+
+    The gaps are exponential, and the same seed gives the same pattern at every rate, only denser.
+    """
+    return [float(t) for t in np.random.default_rng(seed).exponential(1.0, count).cumsum() / rate]
+
+
+def requests_of(items: Sequence[Item], size: int, count: int) -> list[list[Item]]:
+    """`count` requests of `size` images, going round the items; within a request an id is there once."""
+    source = cycle(items)
+    return [[_numbered(item, i // len(items)) for i, item in enumerate(islice(source, size))] for _ in range(count)]
 
 
 def _numbered(item: Item, repetition: int) -> Item:
-    """The item under an id of its own: a request holds no id twice."""
     return Item(f"{item.id}#{repetition}", item.image, item.seed) if repetition else item
 
 
-def is_timed(rows: pd.DataFrame, identity: dict[str, Any]) -> bool:
-    """Whether the rows hold a timed pass of this backend."""
-    if not len(rows):
-        return False
-    keys = ["backend", "digest", "options"]
-    same = (rows[keys] == [identity[k] for k in keys]).all(axis=1)
-    return bool((same & (rows["metric"] == "cold_start_s")).any())
+def pass_rows(session: Session, requests: list[list[Item]], made: TimedPass) -> list[Row]:
+    """Rows of a pass: `TIMES` of each request, and once what the whole pass was and used."""
+    rows: list[Row] = []
+    for number, reply in enumerate(made.replies):
+        sent = requests[number % len(requests)]
+        which = {"image": sent[0].id, "seed": sent[0].seed} if len(sent) == 1 else {}
+        where = which | {"sample": number, "unit": "s"}
+        rows += [where | {"metric": metric, "value": getattr(reply, metric)} for metric in TIMES]
+    side = max(requests[0][0].image.shape[:2])
+    once = {
+        "output_px": (side * session.suite.scale, "px"),
+        "batch_size": (len(requests[0]), ""),
+        "wall_s": (made.usage.wall_s, "s"),
+        "cpu_s": (made.usage.cpu_s, "s"),
+        "package_j": (made.usage.package_j, "J"),
+        f"peak_memory{'_since_start' if made.usage.since_start else ''}_mb": (made.usage.peak_memory_mb, "MiB"),
+        "cold_start_s": (session.cold_start_s, "s"),
+        "other_load": (made.usage.other_load, "cores"),
+    }
+    return rows + [{"metric": name, "value": value, "unit": unit} for name, (value, unit) in once.items()]
 
 
 def drop_disturbed(folder: RunFolder) -> None:
-    """Forget the timed passes during which other programs used the processor: they are made again."""
+    """Forget the passes during which others used the processor, and those not made: both are decided again."""
     for part in folder.parts("timed"):
         rows = read_table(part)
-        if (rows.loc[rows["metric"] == "other_load", "value"] > OTHER_LOAD_LIMIT).any():
+        load = rows.loc[rows["metric"] == "other_load", "value"]
+        if load.empty or (load > OTHER_LOAD_LIMIT).any():
             part.unlink()

@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 
 from harness.score import BASELINE
+from harness.speed import SIZE
 from reports.load import HEADLINE, Run
-from reports.numbers import NBSP, count, duration, fit, names, p_value, significant, times
+from reports.numbers import NBSP, count, duration, fit, multiple, names, p_value, significant
 
 DISTORTION = "psnr"
 OPPOSITE = {"better": "worse", "worse": "better"}
@@ -155,31 +156,36 @@ def _speed(run: Run) -> Iterator[Finding]:
     if "speed" in run.missing:
         yield Finding("Speed", f"Not measured: {run.missing['speed']}. {NOT_PASSED}", warning=True)
         return
-    ratios = gan_ratios(run)
-    if ratios.empty:
+    speed = run.table("speed")
+    mine = speed[speed["backend"].isin(_family(run, "diffusion")) & speed["ratio"].notna()]
+    if mine.empty:
         why = "no diffusion backend was timed beside a GAN"
         yield Finding("Diffusion against GAN", f"Not measured: {why}. {NOT_PASSED}", warning=True)
-    for (label, gan), rows in ratios.groupby(["backend", "gan"], sort=False):
-        each = [f"{times(r['ratio'])} at batch {count(r['batch'])} ({_pace(r)})" for _, r in rows.iterrows()]
-        valid = "" if rows["valid"].all() else " Some of these timings are invalid: see Speed."
-        yield Finding("Diffusion against GAN", f"{label} to {gan}, median compute time: {names(each)}.{valid}")
+    for _, rows in mine.groupby("backend", sort=False):
+        valid = "" if rows["ratio_valid"].all() else " Some of these timings are invalid: see Speed."
+        each = [_multiple(row) for _, row in rows.iterrows() if row["batch"] == 1 or row["best"]]
+        yield Finding("Diffusion against GAN", f"{' '.join([*each, *_unsupported(run, rows)])}{valid}")
 
 
-def _pace(row: "pd.Series[Any]") -> str:
-    return f"{duration(row['compute_p50'])} against {duration(row['gan_p50'])}"
+def _multiple(row: "pd.Series[Any]") -> str:
+    """One sentence: at this size, with so many steps, so many times the compute time of the reference."""
+    ratio = multiple(row["ratio"], row["ratio_low"], row["ratio_high"])
+    evaluations = "" if math.isnan(row["steps"]) else f" with {count(row['steps'])} steps"
+    images = "one image" if row["batch"] == 1 else f"{count(row['batch'])} images at once"
+    pace = f"{duration(typical(row, 'compute'))} against {duration(row['reference_s'])}"
+    where = f"At {count(row['output_px'])}{NBSP}px {row['backend']}{evaluations}"
+    return f"{where} takes {ratio} times the compute time of {row['reference']} for {images} ({pace})."
 
 
-def gan_ratios(run: Run) -> pd.DataFrame:
-    """Median compute time of each diffusion backend over that of each GAN, at the same batch size."""
-    speed = run.table("speed")
-    keep = ["backend", "batch", "compute_p50", "valid"]
-    diffusion = speed[speed["backend"].isin(_family(run, "diffusion"))][keep]
-    gan = speed[speed["backend"].isin(_family(run, "gan"))][keep]
-    gan = gan.rename(columns={"backend": "gan", "compute_p50": "gan_p50", "valid": "gan_valid"})
-    both = diffusion.merge(gan, on="batch")
-    both["ratio"] = both["compute_p50"] / both["gan_p50"]
-    both["valid"] = both["valid"].astype(bool) & both["gan_valid"].astype(bool)
-    return both
+def _unsupported(run: Run, rows: pd.DataFrame) -> Iterator[str]:
+    left = run.table("untimed")
+    for _, row in left[(left["backend"] == rows.iloc[0]["backend"]) & (left["stage"] == "all")].iterrows():
+        yield f"{count(row['output_px'])}{NBSP}px: {row['status']}; it {row['reason']}."
+
+
+def typical(row: "pd.Series[Any]", time: str) -> float:
+    """A row's median time, or its mean where there were too few requests to quote a median."""
+    return float(row[f"{time}_mean"] if math.isnan(row[f"{time}_p50"]) else row[f"{time}_p50"])
 
 
 def _groups(run: Run) -> Iterator[Finding]:
@@ -265,9 +271,14 @@ def _warnings(run: Run) -> Iterator[Finding]:
 
 def _counted(run: Run) -> Iterator[Finding]:
     failures, speed = run.table("failures"), run.table("speed")
-    if len(failures):
-        each = [f"{label} {count(n)}" for label, n in failures.groupby("backend", sort=False)["n"].sum().items()]
-        yield _warning("Failed cases", f"{names(each)}: the means of these backends are over the images that remain.")
+    timed = failures["condition"].astype(str).str.startswith(SIZE)
+    for kind, rows, rest in (
+        ("Failed cases", failures[~timed], "the means of these backends are over the images that remain"),
+        ("Failed timings", failures[timed], "these passes have no figures"),
+    ):
+        each = [f"{label} {count(n)}" for label, n in rows.groupby("backend", sort=False)["n"].sum().items()]
+        if each:
+            yield _warning(kind, f"{names(each)}: {rest}.")
     invalid = speed[~speed["valid"].astype(bool)]
     if len(invalid):
         whose = names(dict.fromkeys(invalid["backend"]))

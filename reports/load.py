@@ -28,6 +28,8 @@ ABSENT: dict[str, str] = {
     "gaps": "the dataset has no group labels, or the group audit has not run",
     "noise": "the suite lists no noise, or the noise cases have not run",
     "speed": "the timed pass has not run",
+    "scenarios": "the timed pass has not run",
+    "untimed": "what was left out of the timed passes is not listed",
     "worst": "no case was scored",
     "samples": "no sample pictures were kept",
     "failures": "failures were not counted",
@@ -115,7 +117,7 @@ def _record(path: Path) -> dict[str, Any]:
 
 def _shaped(record: dict[str, Any]) -> dict[str, Any]:
     """The record with every part present and of its kind, so that no reader has to ask."""
-    for key in ("suite", "dataset", "metrics", "environment"):
+    for key in ("suite", "dataset", "metrics", "environment", "speed"):
         record[key] = record[key] if isinstance(record.get(key), dict) else {}
     for key in ("backends", "warnings"):
         record[key] = record[key] if isinstance(record.get(key), list) else []
@@ -143,7 +145,7 @@ def _table(path: Path, name: str) -> tuple[pd.DataFrame | None, str]:
     except (OSError, ValueError) as error:
         return None, f"tables/{name}.parquet cannot be read: {one_line(str(error), 120)}"
     lacking = [c for c in COLUMNS[name].split() if c not in frame]
-    if frame.empty and name == "failures":  # nothing failed: a finding, not a gap
+    if frame.empty and name in ("failures", "untimed"):  # nothing failed or was left out: a finding, not a gap
         return pd.DataFrame(columns=COLUMNS[name].split()), ""
     if frame.empty:
         return None, f"tables/{name}.parquet holds no rows: {ABSENT[name]}"

@@ -81,6 +81,12 @@ def times(ratio: float) -> str:
     return f"{significant(ratio)}{NBSP}×" if math.isfinite(ratio) else NOTHING
 
 
+def multiple(ratio: float, low: float, high: float) -> str:
+    """A ratio with its interval, to three digits each, or alone where it has none: "5.48 [5.31, 5.66]"."""
+    interval = f" [{significant(low)}, {significant(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
+    return f"{significant(ratio)}{interval}"
+
+
 def p_value(p: float) -> str:
     """A p-value to three decimals, bounded below."""
     if not math.isfinite(p):

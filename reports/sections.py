@@ -12,11 +12,12 @@ from typing import Any
 import pandas as pd
 
 from harness.score import BASELINE
-from reports.findings import DISTORTION, NOT_PASSED, gan_ratios, ranks
+from reports.findings import DISTORTION, NOT_PASSED, ranks
 from reports.load import HEADLINE, Run
-from reports.numbers import NOTHING, Format, count, duration, fit, names, p_value, significant, times
+from reports.numbers import NOTHING, Format, count, duration, fit, multiple, names, p_value, significant, times
 
 ROW_LIMIT = 120
+WHOLE_SIZE = ("all", "batch-1")  # what is left out takes the rest of its size with it
 MINIMUM = {"end_to_end_p50": 11, "end_to_end_p90": 64, "end_to_end_p95": 130, "end_to_end_p99": 662}
 
 
@@ -249,26 +250,192 @@ def _verdict(row: "pd.Series[Any]") -> str:
 def _speed(run: Run) -> Section:
     frame = run.table("speed")
     if frame.empty:
-        return Section("speed", "Speed", gaps=gaps(run, "speed"))
-    lead = [
-        (
-            "Time per request in a pass of its own: no retries, no cache, no metrics. "
-            "Compute is what the backend reports; transport is what remains of the whole."
-        )
-    ]
+        return Section("speed", "Speed", gaps=gaps(run, "speed", "scenarios", "untimed"))
+    tables = [t for t in (_costs(run), _scenarios(run), _speeds(run), _untimed(run)) if t.rows]
+    return Section("speed", "Speed", [*_speed_lead(run)], tables, gaps(run, "speed", "scenarios", "untimed"))
+
+
+def _speed_lead(run: Run) -> Iterator[str]:
+    frame, about = run.table("speed"), run.record["speed"]
+    yield (
+        "Time per request in passes of their own: no retries, no cache, no metrics. "
+        "Compute is what the backend reports; transport is what remains of the whole."
+    )
     few = [f"{name[-3:]} (needs {n})" for name, n in MINIMUM.items() if frame[name].isna().any()]
     if few:
-        lead.append(f"“n too small”: too few requests for {names(few)} at 99 % confidence.")
-    tables = [t for t in (_speeds(run), _ratios(run)) if t.rows]
-    return Section("speed", "Speed", lead, tables, gaps(run, "speed"))
+        yield f"“n too small”: too few requests for {names(few)} at 99 % confidence."
+    yield (
+        "The ratio is of median compute times, in requests of as many images, with a bootstrap interval over requests; "
+        "under 11 requests it is of means and has none. Steps are evaluations of a network for each image."
+    )
+    if about:
+        memory = "Memory: peak resident size of the backend's process during the pass"
+        notes = names(dict.fromkeys(note for note in frame["memory_note"] if note))
+        yield f"{memory}{'' if notes == NOTHING else f' ({notes})'}. Energy, {about.get('energy')}."
+        yield f"Inputs: {about.get('inputs')}."
+    if _has_scenarios(run):
+        yield (
+            "Single stream sends the next image when the last is back; server sends at random (Poisson) times and "
+            "counts from when a request was due; offline sends everything at once. MLPerf's passes last ten minutes, "
+            "these end with their requests or their time budget."
+        )
+
+
+def _costs(run: Run) -> Table:
+    """One row per backend and size for single images, and one for the requests that were fastest an image."""
+    frame, left = run.table("speed"), run.table("untimed")
+    shown = frame[(frame["batch"] == 1) | frame["best"].astype(bool)]
+    rows = [
+        row
+        for label in run.labels
+        for size in _sizes(run)
+        for row in _cost_rows(run, label, _at(shown, label, size), _at(left, label, size))
+    ]
+    reference = names(dict.fromkeys(r for r in frame["reference"] if r))
+    guessed = "" if frame["energy_method"].str.startswith("measured").any() else ", estimate"
+    columns = [
+        Column("Backend"),
+        Column("Output", "pixels a side"),
+        Column("Batch"),
+        Column("n", "requests"),
+        Column("Request p50", "p90, end to end"),
+        Column("Compute p50", "a request"),
+        Column("Time", "an image"),
+        Column("Memory", "peak, MB"),
+        Column("Energy", f"J an image{guessed}"),
+        Column("Steps"),
+        Column("Ratio", f"to {reference}, compute"),
+        Column("Valid", wide=True),
+    ]
+    return Table("Time, memory and energy of one image: one a request, and the fastest batch", columns, rows, "speed")
+
+
+def _cost_rows(run: Run, label: str, made: pd.DataFrame, left: pd.DataFrame) -> Iterator[list[Cell]]:
+    for _, row in made.sort_values("batch").iterrows():
+        yield [_short(run, label), *_cost(row)]
+    if made.empty:
+        for _, row in left[left["stage"].isin(WHOLE_SIZE)].iterrows():
+            nothing = [_number(NOTHING) for _ in range(8)]
+            status = _number(str(row["status"]), kind="muted")
+            size = _number(count(row["output_px"]))
+            yield [_short(run, label), size, status, *nothing, Cell(NOTHING, str(row["reason"]))]
+
+
+def _cost(row: "pd.Series[Any]") -> Iterator[Cell]:
+    yield _number(count(row["output_px"]))
+    yield _number(count(row["batch"]), "fastest" if row["best"] else "")
+    yield _number(count(row["n"]))
+    p90 = row["end_to_end_p90"]
+    yield _typical(row, "end_to_end", "p90: n too small" if math.isnan(p90) else f"p90 {duration(p90)}")
+    yield _typical(row, "compute")
+    yield _number(duration(1 / row["images_per_s"]), f"{significant(row['images_per_s'])}/s")
+    yield _known(row["peak_memory_mb"], count)
+    yield _known(row["energy_j"], significant)
+    yield _known(row["steps"], count)
+    yield _multiple(row)
+    yield _valid(row)
+
+
+def _known(value: float, write: Callable[[float], str]) -> Cell:
+    return _number("not known", kind="muted") if math.isnan(value) else _number(write(value))
+
+
+def _typical(row: "pd.Series[Any]", time: str, sub: str = "") -> Cell:
+    if math.isnan(row[f"{time}_p50"]):
+        return _number(f"mean {duration(row[f'{time}_mean'])}", "no percentile: n too small", "muted")
+    return _number(duration(row[f"{time}_p50"]), sub)
+
+
+def _percentile(row: "pd.Series[Any]", name: str, instead: str = "") -> Cell:
+    few = math.isnan(row[name])
+    return _number("n too small" if few else duration(row[name]), instead if few else "", "muted" if few else "")
+
+
+def _multiple(row: "pd.Series[Any]") -> Cell:
+    if row["backend"] == row["reference"]:
+        return _number("reference")
+    return _number(multiple(row["ratio"], row["ratio_low"], row["ratio_high"]))
+
+
+def _valid(row: "pd.Series[Any]") -> Cell:
+    note = str(row["note"] or "")
+    return Cell("unknown" if note else "yes", note) if row["valid"] else Cell("invalid", note, "strong")
+
+
+def _scenarios(run: Run) -> Table:
+    frame, left = run.table("scenarios"), run.table("untimed")
+    rows = [
+        [_short(run, label), _number(count(size)), *cells]
+        for label in run.labels
+        for size in _sizes(run)
+        if (cells := [*_scenario(_at(frame, label, size), _at(left, label, size))])
+    ]
+    bound = frame["bound_s"].max()
+    columns = [
+        Column("Backend"),
+        Column("Output", "pixels a side"),
+        Column("Single stream", "p90"),
+        Column("Server", "most random arrivals" + ("" if math.isnan(bound) else f" with a p90 within {bound:g} s")),
+        Column("Offline", "all at once"),
+        Column("Valid", wide=True),
+    ]
+    return Table("Scenarios, after MLPerf", columns, rows if _has_scenarios(run) else [], "scenarios")
+
+
+def _has_scenarios(run: Run) -> bool:
+    return bool(set(run.table("scenarios")["scenario"]) - {"single stream"}) or bool(
+        run.table("untimed")["stage"].str.startswith("server").any()
+    )
+
+
+def _sizes(run: Run) -> list[int]:
+    return sorted({*run.table("speed")["output_px"], *run.table("untimed")["output_px"]})
+
+
+def _at(frame: pd.DataFrame, label: str, size: float) -> pd.DataFrame:
+    return frame[(frame["backend"] == label) & (frame["output_px"] == size)]
+
+
+def _scenario(mine: pd.DataFrame, left: pd.DataFrame) -> Iterator[Cell]:
+    if mine.empty:
+        for _, row in left[left["stage"].isin(WHOLE_SIZE)].iterrows():
+            nothing = [_number(NOTHING) for _ in range(2)]
+            yield from [_number(str(row["status"]), kind="muted"), *nothing, Cell(NOTHING, str(row["reason"]))]
+        return
+    single, server, offline = (mine[mine["scenario"] == kind] for kind in ("single stream", "server", "offline"))
+    yield _first(single, lambda row: _percentile(row, "latency_p90", f"n = {count(row['n'])}"))
+    yield _server(server, left[left["stage"].str.startswith("server")])
+    yield _first(offline, lambda row: _rate(row["images_per_s"], f"n = {count(row['n'] * row['batch'])} images"))
+    yield _valid(mine.sort_values("valid", kind="stable").iloc[0])  # the first invalid one, if there is one
+
+
+def _first(frame: pd.DataFrame, cell: Callable[["pd.Series[Any]"], Cell]) -> Cell:
+    return cell(frame.iloc[0]) if len(frame) else _number(NOTHING)
+
+
+def _server(rates: pd.DataFrame, left: pd.DataFrame) -> Cell:
+    """The largest rate that holds the bound; else why there is none."""
+    held = rates[rates["holds"] == "yes"]
+    if len(held):
+        best = held.iloc[-1]
+        further = "" if len(held) < len(rates) else "; no higher rate was tried"
+        return _rate(best["rate"], f"p90 {duration(best['latency_p90'])}, n = {count(best['n'])}{further}")
+    if len(rates):
+        lowest = rates.iloc[0]
+        return _number("none", f"p90 {duration(lowest['latency_p90'])} at {significant(lowest['rate'])}/s")
+    return _first(left, lambda row: _number(str(row["status"]), str(row["reason"]), "muted"))
+
+
+def _rate(images: float, sub: str) -> Cell:
+    return _number(f"{significant(images)}/s", sub)
 
 
 def _speeds(run: Run) -> Table:
-    rows = [
-        [_short(run, row["backend"]), *_timing(row)] for _, row in _sort(run, run.table("speed"), "batch").iterrows()
-    ]
+    frame = _sort(run, run.table("speed"), "output_px", "batch")
+    rows = [[_short(run, row["backend"]), *_timing(row)] for _, row in frame.iterrows()]
     columns = [
         Column("Backend"),
+        Column("Output", "pixels a side"),
         Column("Batch"),
         Column("n", "requests"),
         *(Column(f"p{p}", "end to end") for p in (50, 90, 95, 99)),
@@ -276,45 +443,40 @@ def _speeds(run: Run) -> Table:
         Column("p50", "transport"),
         Column("Images/s"),
         Column("Cold start"),
-        Column("Memory", "peak, MB"),
         Column("Compute", f"to {BASELINE}"),
+        Column("Ratio", "to the reference"),
         Column("Valid", wide=True),
     ]
-    return Table("Speed of each backend", columns, rows, "speed")
+    return Table("Every timed pass of requests one after another", columns, rows, "speed", folded=True)
 
 
 def _timing(row: "pd.Series[Any]") -> Iterator[Cell]:
-    yield _number(count(row["batch"]))
-    yield _number(count(row["n"]))
-    for name in MINIMUM:
-        few = math.isnan(row[name])
-        yield _number("n too small" if few else duration(row[name]), kind="muted" if few else "")
-    yield _number(duration(row["compute_p50"]))
-    yield _number(duration(row["transport_p50"]))
+    yield from (_number(count(row[name])) for name in ("output_px", "batch", "n"))
+    yield from (_percentile(row, name) for name in MINIMUM)
+    yield from (_number(duration(row[name])) for name in ("compute_p50", "transport_p50"))
     yield _number(significant(row["images_per_s"]))
     yield _number(duration(row["cold_start_s"]))
-    yield _number(count(row["peak_memory_mb"]))
     yield _number(times(row["ratio_compute_bicubic"]))
-    note = str(row["note"] or "")
-    yield Cell("unknown" if note else "yes", note) if row["valid"] else Cell("invalid", note, "strong")
+    yield _multiple(row)
+    yield _valid(row)
 
 
-def _ratios(run: Run) -> Table:
+def _untimed(run: Run) -> Table:
+    frame = _sort(run, run.table("untimed"), "output_px")
     rows = [
         [
             Cell(row["backend"]),
-            Cell(row["gan"]),
-            _number(count(row["batch"])),
-            _number(duration(row["compute_p50"])),
-            _number(duration(row["gan_p50"])),
-            _number(times(row["ratio"])),
-            Cell("yes" if row["valid"] else "invalid", kind="" if row["valid"] else "strong"),
+            _number(count(row["output_px"])),
+            *(Cell(str(row[k])) for k in ("stage", "status", "reason")),
         ]
-        for _, row in gan_ratios(run).iterrows()
+        for _, row in frame.iterrows()
     ]
-    columns = [Column("Diffusion"), Column("GAN", wide=True), Column("Batch"), Column("Diffusion", "compute p50")]
-    columns += [Column("GAN", "compute p50"), Column("Ratio"), Column("Valid", wide=True)]
-    return Table("Compute time, diffusion to GAN", columns, rows, "speed")
+    columns = [
+        Column("Backend"),
+        Column("Output", "pixels a side"),
+        *(Column(t, wide=True) for t in ("Pass", "Status", "Reason")),
+    ]
+    return Table("Passes that were not made", columns, rows, "untimed", folded=True)
 
 
 # --------------------------------------------------------------------- 3 Noise

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from backends.base import Batch, Cancelled
 from backends.realesrgan import STEMS, RealESRGAN
+from backends.server import warm_up
 from harness import weights
 from harness.errors import WeightsError
 from harness.resize import resize, to_uint8
@@ -21,6 +22,21 @@ def backend() -> RealESRGAN:
     except WeightsError as error:
         pytest.skip(f"no weights: {error}")
     return RealESRGAN()
+
+
+def test_only_the_chosen_network_is_loaded(backend: RealESRGAN) -> None:
+    """A backend loads the model that it is started for; the other one is there when asked, under the same digest."""
+    anime = RealESRGAN("animevideov3")
+    assert not anime._nets
+    warm_up(anime)
+    assert set(anime._nets) == {"animevideov3"}
+    images = picture(1, 12, 12)
+    np.testing.assert_array_equal(
+        anime.upscale(batch(images, "x4plus"), ignore), backend.upscale(batch(images, "x4plus"), ignore)
+    )
+    assert anime.description.digest == backend.description.digest
+    with pytest.raises(ValueError, match="no model 'x2plus'; choose one of x4plus, animevideov3"):
+        RealESRGAN("x2plus")
 
 
 def batch(images: NDArray[np.uint8], model: str) -> Batch:

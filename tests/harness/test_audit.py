@@ -1,6 +1,7 @@
 """Tables from rows with planted values: means, paired differences, groups, gaps, noise, speed, worst, failures."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from harness import audit
+from harness import audit, speed_tables
 from harness.audit import COLUMNS, Scores
 from harness.plan import CLEAN
 from harness.score import output_path
@@ -295,16 +296,23 @@ def test_noise_is_compared_on_the_same_noisy_input(tmp_path: Path) -> None:
 
 
 def timed(label: str, n: int, seconds: float, load: float = 0.0) -> list[Row]:
-    """The rows of a timed pass of n single requests and n / 4 batches of 4, all alike but for one slow request."""
-    who = {"backend": label, "options": "{}", "digest": f"digest of {label}", "condition": "clean"}
+    """The rows of timed passes of n single requests and n / 4 batches of 4, all alike but for one slow request."""
+    return timed_pass(label, "batch-1", n, seconds, load=load) + timed_pass(
+        label, "batch-4", n // 4, seconds, load=load, batch_size=4
+    )
+
+
+def timed_pass(label: str, stage: str, n: int, seconds: float, **once: float) -> list[Row]:
+    """The rows of a timed pass of n requests, the first of them 100 times as slow; `load` and others once."""
+    who = {"backend": label, "options": "{}", "digest": f"digest of {label}", "condition": "size-16", "stage": stage}
     rows = []
-    for prefix, count in (("", n), ("batch_", n // 4)):
-        for i in range(count):
-            total = seconds * (100 if i == 0 else 1)
-            times = {"end_to_end_s": total, "compute_s": total * 0.8, "transport_s": total * 0.2}
-            rows += [who | {"metric": f"{prefix}{k}", "value": v, "image": f"{i}"} for k, v in times.items()]
-    once = {"cold_start_s": 2.5, "peak_memory_mb": 300.0, "batch_size": 4, "other_load": load}
-    return rows + [who | {"metric": k, "value": v} for k, v in once.items()]
+    for i in range(n):
+        total = seconds * (100 if i == 0 else 1)
+        times = {"end_to_end_s": total, "compute_s": total * 0.8, "transport_s": total * 0.2}
+        rows += [who | {"metric": k, "value": v, "image": f"{i}"} for k, v in times.items()]
+    whole = {"cold_start_s": 2.5, "peak_memory_mb": 300.0, "batch_size": 1, "output_px": 16, "cpu_s": n * seconds}
+    whole |= {"package_j": math.nan, "wall_s": n * seconds, "other_load": once.pop("load", 0.0)} | once
+    return rows + [who | {"metric": k, "value": v} for k, v in whole.items()]
 
 
 def test_percentiles_need_their_samples(tmp_path: Path) -> None:
@@ -341,6 +349,96 @@ def test_a_disturbed_pass_is_invalid(tmp_path: Path) -> None:
     assert (quiet["note"] == "").all()
     assert not disturbed["valid"].any()
     assert disturbed["note"].str.contains("1.30 cores").all()
+
+
+def test_times_are_multiples_of_the_reference(tmp_path: Path) -> None:
+    """The ratio is to the first GAN, or to the backend that the suite names, with an interval where both allow one."""
+    rows = [*timed("bicubic", 64, 0.002), *timed("gan", 64, 0.01), *timed("sr3", 40, 0.05, load=1.0)]
+    families = {"gan": "gan", "sr3": "diffusion"}
+    about = [backend(label, family=families.get(label, "other")) for label in ("passthrough", "bicubic", "gan", "sr3")]
+    speed = audit.speed(scores_of(tmp_path / "default", image_table(4), rows, backends=about))
+    one = only(speed, backend="sr3", batch=1)
+    assert (one["reference"], one["ratio_valid"]) == ("gan", False)
+    assert (one["ratio"], one["ratio_low"], one["ratio_high"]) == pytest.approx((5, 5, 5))
+    four = only(speed, backend="sr3", batch=4)  # 10 batches: the mean, with its slow request, and no interval
+    assert four["ratio"] == pytest.approx(5 * (109 / 10))
+    assert np.isnan([four["ratio_low"], four["ratio_high"]]).all()
+    assert only(speed, backend="bicubic", batch=1)["ratio_valid"]
+    suite = {"content": CONTENT | {"speed": {"reference": "bicubic"}}}
+    named = audit.speed(scores_of(tmp_path / "named", image_table(4), rows, backends=about, suite=suite))
+    assert only(named, backend="gan", batch=1)["ratio"] == pytest.approx(5)
+    suite = {"content": CONTENT | {"speed": {"reference": "none such"}}}
+    absent = audit.speed(scores_of(tmp_path / "absent", image_table(4), rows, backends=about, suite=suite))
+    assert absent["ratio"].isna().all()
+
+
+def test_energy_is_measured_or_estimated_or_unknown(tmp_path: Path) -> None:
+    """Counters are divided by the images, else processor seconds count the stated watts, and a GPU is not guessed."""
+    rows = [*timed_pass("bicubic", "batch-4", 16, 0.5, batch_size=4), *timed_pass("gan", "batch-1", 16, 0.5)]
+    rows += timed_pass("sr3", "batch-1", 16, 0.5, package_j=48.0)
+    suite = {"content": CONTENT | {"speed": {"watts_per_core": 5.0}}}
+    devices = {"bicubic": "cpu", "gan": "cuda:0", "sr3": "cpu"}
+    about = [backend(label, device=device) for label, device in devices.items()]
+    speed = audit.speed(scores_of(tmp_path, image_table(4), rows, backends=about, suite=suite)).set_index("backend")
+    assert speed["energy_j"].to_dict() == pytest.approx({"bicubic": 5 * 0.5 / 4, "gan": np.nan, "sr3": 3}, nan_ok=True)
+    assert speed["energy_method"].str.partition(":")[0].to_list() == ["estimate", "not known", "measured"]
+
+
+def test_the_fastest_batch_is_marked(tmp_path: Path) -> None:
+    """The best batch of a size is the one with the most images a second, whatever its size."""
+    rows = [*timed_pass("gan", "batch-1", 20, 0.1), *timed_pass("gan", "batch-4", 20, 0.2, batch_size=4)]
+    rows += [*timed_pass("gan", "batch-16", 20, 4.0, batch_size=16), *timed_pass("sr3", "batch-1", 1, 1.0)]
+    speed = audit.speed(scores_of(tmp_path, image_table(4), rows))
+    assert speed.loc[speed["best"], ["backend", "batch"]].to_numpy().tolist() == [["gan", 4], ["sr3", 1]]
+
+
+@pytest.mark.parametrize(
+    ("options", "family", "steps"),
+    [
+        ({"steps": 16}, "diffusion", 16),
+        ({}, "diffusion", np.nan),
+        ({"steps": "many"}, "gan", 1),
+        ({}, "interpolation", 0),
+        ({}, "other", np.nan),
+    ],
+)
+def test_steps_are_stated_or_unknown(options: dict[str, Any], family: str, steps: float) -> None:
+    """Network evaluations come from the option `steps` or from the family; a diffusion model without it is unknown."""
+    assert speed_tables.steps({"options": options, "family": family}) == pytest.approx(steps, nan_ok=True)
+
+
+def test_scenarios_are_judged_by_their_bound(tmp_path: Path) -> None:
+    """A rate holds if its p90 latency is within the bound, none is judged without 64; offline counts wall time."""
+    rows = timed_pass("gan", "batch-1", 64, 0.01)
+    for stage, n, latency in (("server-0.5", 64, 0.9), ("server-0.9", 64, 1.1), ("server-0.95", 63, 0.1)):
+        sent = timed_pass("gan", stage, n, 0.01, rate=n)
+        rows += sent + [sent[0] | {"metric": "latency_s", "value": latency, "sample": i} for i in range(n)]
+    rows += timed_pass("gan", "offline", 8, 0.01, batch_size=4)
+    suite = {"content": CONTENT | {"speed": {"server_p90_s": 1.0}}}
+    made = audit.scenarios(scores_of(tmp_path, image_table(4), rows, suite=suite))
+    server = made[made["scenario"] == "server"]
+    assert server["holds"].to_list() == ["yes", "no", ""]
+    assert server["latency_p90"].to_numpy() == pytest.approx([0.9, 1.1, np.nan], nan_ok=True)
+    assert only(made, scenario="single stream")["latency_p90"] == pytest.approx(0.01)
+    offline = only(made, scenario="offline")
+    assert (offline["n"], offline["images_per_s"]) == (8, pytest.approx(32 / 0.08))
+
+
+def test_what_was_not_timed_is_listed(tmp_path: Path) -> None:
+    """Sizes not taken, passes left out and passes that failed have a row each with the reason."""
+    who = {"backend": "gan", "options": "{}", "digest": "digest of gan", "condition": "size-1024"}
+    rows = [
+        who | {"metric": "not_supported", "error": "takes inputs of 16 to 64 pixels"},
+        who | {"metric": "not_tried", "stage": "batch-16", "error": "too long"},
+        who | {"metric": "timed", "stage": "batch-4", "error": "BackendFailed: batch-4: no"},
+    ]
+    scores = scores_of(tmp_path, image_table(4), rows)
+    left = audit.untimed(scores)
+    assert left["stage"].to_list() == ["all", "batch-16", "batch-4"]
+    assert left["status"].to_list() == ["not supported", "not tried", "failed"]
+    assert (left["output_px"] == 1024).all()
+    assert audit.failures(scores)["n"].to_list() == [1]  # what was left out on purpose has not failed
+    assert audit.speed(scores).empty
 
 
 def test_the_worst_images_come_first_with_their_pictures(tmp_path: Path) -> None:
@@ -410,14 +508,19 @@ def test_full_tables_leave_no_column_empty(tmp_path: Path) -> None:
     """On a run with everything, each column of each table holds a value somewhere: none is misnamed."""
     rows: list[Row] = []
     for label, value in (("bicubic", 0.3), ("gan", 0.06), ("sr3", 0.05)):
-        rows += timed(label, 662, 0.01)
+        rows += timed(label, 662, 0.01) + timed_pass(label, "server-0.5", 64, 0.01, rate=50.0)
         for metric, noisy in (("lpips_alex", {}), ("lpips_alex", {"condition": "gaussian_noise", "severity": 1})):
             rows += scored(label, metric, value + RNG(12).normal(0, 0.01, 80), names(80), **noisy)
     who = {"backend": "gan", "options": "{}", "digest": "digest of gan", "metric": "output", "image": "i0000"}
     rows.append(who | {"condition": "clean", "error": "BackendFailed: no"})
-    content = CONTENT | {"noise": {"sigmas": [0.05], "images": 80, "metrics": ["lpips_alex"]}}
+    rows.append(who | {"condition": "size-99", "metric": "not_tried", "error": "too long"})
+    content = CONTENT | {
+        "speed": {"watts_per_core": 5, "server_p90_s": 2},
+        "noise": {"sigmas": [0.05], "images": 80, "metrics": ["lpips_alex"]},
+    }
     images = image_table(80, race=["a", "b"] * 40)
-    made = audit.tables(scores_of(tmp_path, images, rows, suite={"content": content}).folder)
+    about = [backend("bicubic"), backend("gan", family="gan"), backend("sr3")]
+    made = audit.tables(scores_of(tmp_path, images, rows, suite={"content": content}, backends=about).folder)
     for name, frame in made.items():
         if name == "sets":  # from stored features, which tests/harness/test_runner.py makes
             continue

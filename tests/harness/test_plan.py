@@ -18,6 +18,16 @@ def test_backend_text_is_read() -> None:
     assert parse_backend("bicubic").label == "bicubic"
 
 
+def test_a_backend_is_told_what_it_will_be_asked() -> None:
+    """Settings go to the start alone, hints to the start and to every request; a remote one has requests only."""
+    hinted = parse_backend("realesrgan,model=animevideov3,name=anime")
+    assert (hinted.settings, hinted.options) == ({"model": "animevideov3"}, {"model": "animevideov3"})
+    replay = parse_backend("replay,outputs=here")
+    assert (replay.settings, replay.options) == ({"outputs": "here"}, {})
+    remote = parse_backend("realesrgan@localhost:1,model=animevideov3")
+    assert (remote.settings, remote.options) == ({}, {"model": "animevideov3"})
+
+
 @pytest.mark.parametrize("text", ["sr3,steps", "sr3,steps=1,steps=2", "sr3,=1", ",", "sr3,name=<script>", "sr3,name="])
 def test_wrong_backend_text_is_refused(text: str) -> None:
     """What is not NAME[@ADDRESS][,option=value]... is a ConfigError."""

@@ -57,9 +57,21 @@ def test_a_run_writes_what_scripts_rely_on(suite_file: SuiteFile, photos: Path, 
     assert (clean.loc[clean["backend"] == "passthrough", "value"] == float("inf")).all()
     assert (rows["condition"] == "gaussian_noise").sum() == 24
     assert {"end_to_end_s", "compute_s", "transport_s", "cold_start_s"} <= set(rows["metric"])
+    assert set(rows.loc[rows["metric"] == "end_to_end_s", "stage"]) == {"batch-1", "batch-4"}
     assert set(rows["race"]) >= {"white", "black", "unknown"}
     tables = {p.stem for p in (out / "tables").glob("*.parquet")}
-    assert {"summary", "groups", "gaps", "noise", "speed", "worst", "failures", "differences"} <= tables
+    assert {
+        "summary",
+        "groups",
+        "gaps",
+        "noise",
+        "speed",
+        "scenarios",
+        "untimed",
+        "worst",
+        "failures",
+        "differences",
+    } <= tables
     groups = pd.read_parquet(out / "tables/groups.parquet")
     unknown = groups[(groups["group"] == "unknown") & (groups["attribute"] == "race")]
     assert set(unknown["status"]) == {"insufficient"}

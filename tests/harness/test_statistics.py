@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from harness.statistics import bootstrap_interval, gap_test, percentile, verdict
+from harness.statistics import bootstrap_interval, gap_test, percentile, ratio_of_medians, typical, verdict
 
 
 def test_bootstrap_intervals_cover() -> None:
@@ -59,3 +59,30 @@ def test_verdicts_follow_the_interval() -> None:
     assert verdict(math.nan, math.nan, higher_is_better=True) == "not measured"
     assert verdict(0.1, 0.2, higher_is_better=True) == "better"
     assert verdict(0.1, 0.2, higher_is_better=False) == "worse"
+
+
+def test_the_typical_value_is_a_median_where_one_can_be_quoted() -> None:
+    """From 11 values on the median, before that the mean, for none NaN."""
+    values = np.array([100.0, *[1.0] * 10])
+    assert typical(values) == pytest.approx(1.0)
+    assert typical(values[:10]) == pytest.approx(10.9)
+    assert math.isnan(typical(np.empty(0)))
+
+
+def test_the_interval_of_a_ratio_covers_it() -> None:
+    """Of 200 ratios of medians of lognormal times, the 95 % interval holds the true one in at least 90 %."""
+    rng = np.random.default_rng(9)
+    covered = 0
+    for _ in range(200):
+        _, low, high = ratio_of_medians(rng.lognormal(math.log(3), 0.3, 40), rng.lognormal(0, 0.3, 64))
+        covered += low <= 3 <= high
+    assert covered >= 180
+
+
+def test_few_times_have_a_ratio_without_interval() -> None:
+    """With under 11 values on either side there is a ratio, of the means there, and no interval."""
+    many, few = np.full(20, 6.0), np.array([1.0, 3.0])
+    ratio, low, high = ratio_of_medians(many, few)
+    assert ratio == pytest.approx(3)
+    assert math.isnan(low)
+    assert math.isnan(high)

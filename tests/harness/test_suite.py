@@ -33,6 +33,16 @@ def test_built_in_suites_are_valid() -> None:
         assert load_suite(name).name == name
 
 
+def test_the_timed_passes_are_read() -> None:
+    """One batch may stand alone, several and the sizes rise; without a word the suite's own size and 16 are timed."""
+    speed = parse_suite(GOOD + "speed: {images: 3, batch: 4, sizes: [64, 256]}\n", "s.yaml").speed
+    assert speed is not None
+    assert (speed.batch, speed.sizes, speed.server_rates, speed.offline) == ((4,), (64, 256), (), False)
+    plain = parse_suite(GOOD + "speed: {images: 3}\n", "s.yaml").speed
+    assert plain is not None
+    assert (plain.batch, plain.sizes) == ((16,), ())
+
+
 def test_the_hash_follows_the_content() -> None:
     """The hash is the same for the same suite and another one for another seed."""
     one, same, other = (parse_suite(text, "x") for text in (GOOD, GOOD, GOOD + "seed: 1\n"))
@@ -60,6 +70,12 @@ def test_the_hash_follows_the_content() -> None:
         ("  images: 10", "  images: 10\n  metrics: [psnr, psnr]", "s.yaml:9: noise.metrics: psnr is there twice"),
         ("high: 64", "high: 8016", "s.yaml:4: high: .*8000"),
         ("high: 64", "high: 16\nset_metrics: [kid_alexnet]", "s.yaml:5: set_metrics: .*32"),
+        (GOOD, GOOD + "speed: {images: 3, sizes: [64, 66]}", "s.yaml:9: speed: sizes: 66 is not a whole multiple"),
+        (GOOD, GOOD + "speed: {images: 3, batch: [4, 2]}", "s.yaml:9: speed.batch: .*rise"),
+        (GOOD, GOOD + "speed: {images: 3, batch: many}", "s.yaml:9: speed.batch: "),
+        (GOOD, GOOD + "speed: {images: 3, server_rates: [0]}", "s.yaml:9: speed.server_rates: .*rise"),
+        (GOOD, GOOD + "speed: {images: 3, rates: [1]}", "s.yaml:9: speed.rates: unknown field"),
+        (GOOD, GOOD + "speed: {images: 3, budget_s: .inf}", "s.yaml:9: speed.budget_s: .*finite"),
         (GOOD, "- a\n- b\n", "s.yaml:1: a suite is a mapping"),
         (GOOD, "", "s.yaml:1: a suite is a mapping"),
     ],

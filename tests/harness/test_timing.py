@@ -1,27 +1,26 @@
-"""A timed pass over a real backend: one row per request and time, the load of others, found again on resumption."""
+"""Timed passes over a real backend: rows of every request, arrivals that count from when they were due."""
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from harness import timing
 from harness.client import Item
 from harness.errors import BadRequest
 from harness.plan import BackendSpec
-from harness.score import identity
 from harness.session import Session
 from harness.store import RunFolder
 from harness.suite import Speed, Suite
-from harness.timing import drop_disturbed, is_timed, time_backend
+from harness.timing import TIMES, drop_disturbed, poisson_arrivals, requests_of, time_arrivals, time_requests
 
 SUITE = Suite(name="small", title="small", low=8, high=16, metrics=("psnr",), deadline_s=20)
 ITEMS = [Item(f"p{i}", np.full((8, 8, 3), i, np.uint8), i) for i in range(5)]
+ONCE = {"output_px", "batch_size", "wall_s", "cpu_s", "package_j", "cold_start_s", "other_load"}
 
 
 @pytest.fixture(autouse=True)
@@ -40,78 +39,96 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     opened.close()
 
 
-def test_a_timed_pass_has_a_row_for_every_request(session: Session) -> None:
-    """12 requests and 3 batches of 4 have three times each; the images repeat, and the pass is described once."""
-    rows = pd.DataFrame(time_backend(session, ITEMS, Speed(images=12, batch=4, warm_up=2)))
+def values(rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The values of each metric."""
+    return {str(metric): found["value"].to_numpy(float) for metric, found in rows.groupby("metric")}
+
+
+@pytest.mark.parametrize(("size", "requests"), [(1, 12), (4, 11), (64, 11)])
+def test_a_timed_pass_has_a_row_for_every_request(session: Session, size: int, requests: int) -> None:
+    """Each request has three times, batches as many as a median needs; what the pass was and used is there once."""
+    rows = pd.DataFrame(time_requests(session, ITEMS, size, Speed(images=12, warm_up=2)))
     counts = rows["metric"].value_counts().to_dict()
-    single = dict.fromkeys(("end_to_end_s", "compute_s", "transport_s"), 12)
-    batches = {f"batch_{name}": 11 for name in single}
-    assert counts == single | batches | dict.fromkeys(("cold_start_s", "peak_memory_mb", "batch_size", "other_load"), 1)
-    requests = rows[rows["metric"] == "end_to_end_s"]
-    assert requests["image"].tolist() == [f"p{i % 5}" for i in range(12)]
-    assert requests["sample"].tolist() == [i // 5 for i in range(12)]
-    values = rows.set_index("metric")["value"]
-    assert np.isfinite(values.astype(float)).all()
-    assert (values.astype(float) >= 0).all()
-    assert values["batch_size"] == 4
-    assert values["cold_start_s"] > 0
-    assert values["peak_memory_mb"] > 10
+    memory = {str(m) for m in counts if str(m).startswith("peak_memory")}
+    assert len(memory) == 1
+    assert counts == dict.fromkeys(TIMES, requests) | dict.fromkeys(ONCE | memory, 1)
+    found = values(rows)
+    assert (found["batch_size"][0], found["output_px"][0]) == (size, 16)
+    assert found[memory.pop()][0] > 10
+    assert all((v >= 0).all() for name, v in found.items() if name != "package_j")
+    assert (found["compute_s"] + found["transport_s"] <= found["end_to_end_s"] + 1e-9).all()
+    images = rows.loc[rows["metric"] == "end_to_end_s", "image"].tolist() if size == 1 else []
+    assert images == [f"p{i % 5}" for i in range(len(images))]
 
 
-def test_the_parts_of_a_request_do_not_exceed_the_whole(session: Session) -> None:
-    """Compute and transport time add up to at most the time that the client saw."""
-    rows = pd.DataFrame(time_backend(session, ITEMS, Speed(images=12, batch=4)))
-    times = {name: rows.loc[rows["metric"] == name, "value"].to_numpy(float) for name in rows["metric"].unique()}
-    for prefix in ("", "batch_"):
-        parts = times[f"{prefix}compute_s"] + times[f"{prefix}transport_s"]
-        assert (parts <= times[f"{prefix}end_to_end_s"] + 1e-9).all()
+def test_a_request_holds_no_id_twice() -> None:
+    """Images go round from request to request; where one request needs an image again, the copy has its own id."""
+    first, second = requests_of(ITEMS, 7, 2)
+    assert [item.id for item in first] == ["p0", "p1", "p2", "p3", "p4", "p0#1", "p1#1"]
+    assert [item.id for item in second] == ["p2", "p3", "p4", "p0", "p1", "p2#1", "p3#1"]
+    assert [[item.id for item in request] for request in requests_of(ITEMS[:2], 1, 3)] == [["p0"], ["p1"], ["p0"]]
 
 
-@pytest.mark.parametrize(("images", "batch", "size"), [(3, 16, 3), (200, 100, 64), (5, 2, 2)])
-def test_a_batch_is_no_larger_than_can_be_sent(session: Session, images: int, batch: int, size: int) -> None:
-    """The timed batch is the suite's, limited by the number of requests and by what the backend takes."""
-    rows = pd.DataFrame(time_backend(session, ITEMS, Speed(images=images, batch=batch, warm_up=0)))
-    assert rows.loc[rows["metric"] == "batch_size", "value"].tolist() == [size]
-    assert (rows["metric"] == "batch_end_to_end_s").sum() == max(images // size, 11)
-
-
-def test_without_images_there_is_nothing_to_time(session: Session) -> None:
-    """If none of the images chosen for the timed pass can be used, there are no rows."""
-    assert time_backend(session, [], Speed(images=12)) == []
+def test_the_budget_ends_a_pass_but_not_before_a_request(session: Session) -> None:
+    """A budget that nothing fits leaves one request; without one all are made."""
+    rows = pd.DataFrame(time_requests(session, ITEMS, 1, Speed(images=12, budget_s=1e-9)))
+    assert (rows["metric"] == "end_to_end_s").sum() == 1
 
 
 def test_a_timed_pass_has_no_second_attempts(session: Session) -> None:
-    """An error in a timed pass ends it instead of being tried again."""
+    """An error in a timed pass ends it instead of being tried again, also where others are still open."""
     nameless = Item("", ITEMS[0].image, 0)
     with pytest.raises(BadRequest):
-        time_backend(session, [ITEMS[0], nameless], Speed(images=2, batch=1))
-
-
-def test_a_timed_backend_is_found_again(tmp_path: Path) -> None:
-    """Only the same label, digest and options count as timed, and scores alone do not."""
-    about: dict[str, Any] = {"label": "sr3", "digest": "d", "options": {"steps": 8}, "device": "", "precision": ""}
-    who = identity(about, "folder:x")
-    folder = RunFolder(tmp_path)
-    assert not is_timed(folder.rows(), who)
-    folder.append([who | {"metric": "psnr", "image": "a", "value": 30.0}])
-    assert not is_timed(folder.rows(), who)
-    folder.append([who | {"metric": "cold_start_s", "value": math.nan}])
-    assert is_timed(folder.rows(), who)
-    for change in ({"digest": "e"}, {"options": json.dumps({"steps": 4})}, {"backend": "sr3-b"}):
-        assert not is_timed(folder.rows(), who | change)
-
-
-def test_disturbed_passes_are_forgotten(tmp_path: Path) -> None:
-    """A pass during which others used the processor is dropped, so that the same command makes it again."""
-    folder = RunFolder(tmp_path)
-    for label, load in (("calm", 0.01), ("disturbed", 1.2)):
-        folder.append([{"backend": label, "metric": "other_load", "value": load}], "timed")
-    drop_disturbed(folder)
-    assert list(folder.rows("timed")["backend"]) == ["calm"]
+        time_requests(session, [ITEMS[0], nameless], 1, Speed(images=2))
+    with pytest.raises(BadRequest):
+        time_arrivals(session, [[ITEMS[0]], [nameless], [ITEMS[1]]], [0.0, 0.0, 0.0], 5)
 
 
 def test_a_short_pass_is_repeated(session: Session) -> None:
     """A pass of few quick requests goes on until its minimum time is over, from the start of the list again."""
-    result = session.timed(ITEMS[:2], 1, 0.2)
-    assert len(result.replies) > 2
-    assert np.isfinite(result.other_load)
+    result = session.timed([[ITEMS[0]], [ITEMS[1]]], seconds=0.2)
+    assert len(result.replies) == len(result.latencies) > 2
+    assert np.isfinite(result.usage.other_load)
+
+
+def test_latency_counts_from_when_a_request_was_due(session: Session) -> None:
+    """Requests that were due before they could be sent carry their delay, which their own times do not show."""
+    rows = pd.DataFrame(time_arrivals(session, [[item] for item in ITEMS], [-7.0, -7.0, -7.0, 0.0, 0.0], 5))
+    found = values(rows)
+    own = found["end_to_end_s"]
+    assert (found["latency_s"][:3] >= 7 + own[:3]).all()
+    assert (own < 7).all()
+    assert (found["latency_s"] >= own).all()
+
+
+def test_arrivals_do_not_wait_for_answers(tmp_path: Path) -> None:
+    """A slow server that answers one at a time makes later arrivals wait, and the waiting is in their latency."""
+    slow = Session(BackendSpec("faulty", None, "faulty", {"fault": "slow"}), SUITE, tmp_path / "log")
+    slow.open()
+    try:
+        found = values(pd.DataFrame(time_arrivals(slow, [[item] for item in ITEMS[:3]], [0.0, 0.0, 0.0], 5)))
+    finally:
+        slow.close()
+    assert np.sort(found["latency_s"])[-1] >= found["compute_s"].sum()
+
+
+def test_arrivals_are_poisson_and_seeded() -> None:
+    """Gaps are exponential with the rate's mean, counts a second vary as Poisson's do, the seed fixes the pattern."""
+    times = np.array(poisson_arrivals(20, 10_000, 1))
+    gaps = np.diff(times, prepend=0.0)
+    assert stats.kstest(gaps, "expon", args=(0, 1 / 20)).pvalue > 0.01
+    assert abs(gaps.mean() * 20 - 1) < 0.03
+    counts = np.histogram(times, np.arange(int(times[-1])))[0]
+    assert counts.var() / counts.mean() == pytest.approx(1, abs=0.2)
+    assert poisson_arrivals(20, 50, 1) == poisson_arrivals(20, 50, 1) != poisson_arrivals(20, 50, 2)
+    np.testing.assert_allclose(np.array(poisson_arrivals(40, 50, 1)) * 2, poisson_arrivals(20, 50, 1))
+
+
+def test_disturbed_passes_are_forgotten(tmp_path: Path) -> None:
+    """Passes during which others used the processor, and those left out, are dropped; quiet and unknown ones stay."""
+    folder = RunFolder(tmp_path)
+    for label, load in (("calm", 0.01), ("disturbed", 1.2), ("remote", math.nan)):
+        folder.append([{"backend": label, "metric": "other_load", "value": load}], "timed")
+    folder.append([{"backend": "left out", "metric": "not_tried", "error": "too slow"}], "timed")
+    drop_disturbed(folder)
+    assert list(folder.rows("timed")["backend"]) == ["calm", "remote"]

@@ -67,6 +67,7 @@ def record() -> dict[str, Any]:
         },
         "backends": [_backend(label, family) for label, family in BACKENDS.items()],
         "metrics": METRICS,
+        "speed": {"inputs": "photos, resized", "energy": "estimate: processor seconds x 5 W a core (assumed)"},
         "environment": {
             "python": "3.11.9",
             "platform": "Linux-6.1-x86_64",
@@ -111,6 +112,8 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
         "gaps": _gaps(),
         "noise": _noise(),
         "speed": _speed(),
+        "scenarios": _scenarios(),
+        "untimed": _untimed(),
         "worst": _worst(folder),
         "samples": _samples(folder),
         "failures": _failures(),
@@ -262,34 +265,73 @@ def _noise() -> Iterator[dict[str, Any]]:
 def _speed() -> Iterator[dict[str, Any]]:
     compute = {"bicubic": 0.0004, "realesrgan": 0.0123, "sr3": 0.0421}
     for backend, seconds in compute.items():
-        for batch in (1, 8):
-            whole = seconds * batch * (0.8 if batch > 1 else 1.0)
-            n = 200 if batch == 1 else 70
-            spread = {
-                "end_to_end_p50": whole * 1.1,
-                "end_to_end_p90": whole * 1.3,
-                "end_to_end_p95": whole * 1.5 if n >= 130 else float("nan"),
-                "end_to_end_p99": float("nan"),
-            }
-            valid = not (backend == "sr3" and batch == 8)
-            rest = {
-                "compute_p50": whole,
-                "transport_p50": whole * 0.1,
-                "images_per_s": batch / (whole * 1.1),
-                "cold_start_s": 1.84,
-                "peak_memory_mb": 612.0,
-            }
-            note = "" if valid else "load 1.7 of 2 cores before the pass"
-            yield {
-                "backend": backend,
-                "batch": batch,
-                "n": n,
-                **spread,
-                **rest,
-                "ratio_compute_bicubic": seconds / 0.0004,
-                "valid": valid,
-                "note": note,
-            }
+        for size, batch, n in ((64, 1, 200), (64, 8, 70), (256, 1, 8)):
+            if backend != "sr3" or size == 64:
+                valid = not (backend == "sr3" and batch == 8)
+                whole = seconds * batch * (0.8 if batch > 1 else 1.0) * (size / 64) ** 2
+                base = compute["realesrgan"] * whole / seconds
+                yield (
+                    {"backend": backend, "output_px": size, "batch": batch, "n": n}
+                    | _times(whole, n)
+                    | {
+                        "images_per_s": batch / (whole * 1.1),
+                        "cold_start_s": 1.84,
+                        "peak_memory_mb": 612.0,
+                        "memory_note": "",
+                        "energy_j": whole * 5 / batch,
+                        "energy_method": "estimate: processor seconds x 5 W",
+                        "steps": {"bicubic": 0.0, "realesrgan": 1.0, "sr3": 8.0}[backend],
+                        "ratio_compute_bicubic": seconds / 0.0004,
+                        "reference": "realesrgan",
+                        "ratio": whole / base,
+                        "ratio_low": whole / base * 0.98 if n > 10 else float("nan"),
+                        "ratio_high": whole / base * 1.02 if n > 10 else float("nan"),
+                        "reference_s": base,
+                        "ratio_valid": valid,
+                        "best": batch == 8 or size == 256,
+                        "valid": valid,
+                        "note": "" if valid else "load 1.7 of 2 cores before the pass",
+                    }
+                )
+
+
+def _times(whole: float, n: int) -> dict[str, float]:
+    """Times of a request that computes so many seconds, percentiles only where n allows them."""
+
+    def quoted(value: float, needed: int) -> float:
+        return value if n >= needed else float("nan")
+
+    return {
+        "end_to_end_p50": quoted(whole * 1.1, 11),
+        "end_to_end_p90": quoted(whole * 1.3, 64),
+        "end_to_end_p95": quoted(whole * 1.5, 130),
+        "end_to_end_p99": float("nan"),
+        "end_to_end_mean": whole * 1.15,
+        "compute_p50": quoted(whole, 11),
+        "compute_mean": whole * 1.05,
+        "transport_p50": quoted(whole * 0.1, 11),
+    }
+
+
+def _scenarios() -> Iterator[dict[str, Any]]:
+    nan = float("nan")
+    sound = {"bound_s": 2.0, "valid": True, "note": ""}
+    for backend, seconds in {"realesrgan": 0.0123, "sr3": 0.0421}.items():
+        common = {"backend": backend, "output_px": 64, "batch": 1, "n": 64, **sound}
+        alone = {"rate": nan, "latency_p50": seconds, "latency_p90": seconds * 1.3, "images_per_s": 1 / seconds}
+        yield common | alone | {"scenario": "single stream", "bound_s": nan, "holds": ""}
+        for fraction, p90, holds in ((0.5, 0.4, "yes"), (0.9, 2.7, "no")):
+            late = {"rate": fraction / seconds, "latency_p50": p90 / 2, "latency_p90": p90}
+            yield common | late | {"scenario": "server", "holds": holds, "images_per_s": fraction / seconds}
+        all_at_once = {"rate": nan, "latency_p50": 1.0, "latency_p90": nan, "images_per_s": 1.2 / seconds}
+        yield common | all_at_once | {"scenario": "offline", "bound_s": nan, "holds": "", "n": 8, "batch": 8}
+
+
+def _untimed() -> Iterator[dict[str, Any]]:
+    reason = "takes inputs of 16 to 48 pixels in steps of 4, not 64"
+    yield {"backend": "sr3", "output_px": 256, "stage": "all", "status": "not supported", "reason": reason}
+    reason = "a request would take about 48 s; a pass has 60 s"
+    yield {"backend": "realesrgan", "output_px": 256, "stage": "batch-8", "status": "not tried", "reason": reason}
 
 
 def _png(folder: Path, name: str, size: int, seed: int) -> str:

@@ -13,6 +13,7 @@ import pytest
 
 from harness.audit import COLUMNS
 from harness.errors import StoreError
+from reports import markdown
 from reports.build import build
 from reports.html import page
 from reports.load import load
@@ -159,11 +160,40 @@ def test_few_requests_have_no_percentile(make_run: Build) -> None:
     assert "load 1.7 of 2 cores before the pass" in text
 
 
+def test_costs_at_each_size_are_told(make_run: Build) -> None:
+    """Each backend has a row a size: few requests give a mean, a size not taken its reason; the ratio is a sentence."""
+    document = markdown.text(load(make_run()))
+    rows = [line.split(" | ") for line in document.splitlines() if line.startswith("| sr3 | ")]
+    alone = next(row for row in rows if row[1:3] == ["64", "1"])
+    assert "3.42 [3.35, 3.49]" in alone
+    assert any(row[1:3] == ["256", "not supported"] and "inputs of 16 to 48 pixels" in row[-1] for row in rows)
+    assert any(
+        "mean 226 ms (no percentile: n too small)" in line
+        for line in document.splitlines()
+        if line.startswith("| realesrgan")
+    )
+    assert "At 64 px sr3 with 8 steps takes 3.42 [3.35, 3.49] times the compute time of realesrgan" in document
+    assert "256 px: not supported; it takes inputs of 16 to 48 pixels" in document
+    assert "Energy, estimate: processor seconds x 5 W a core (assumed)." in document
+    assert "(a request would take about 48 s" not in document  # a table of its own lists what was not tried
+    assert "| a request would take about 48 s; a pass has 60 s |" in document
+
+
+def test_scenarios_have_their_largest_rate(make_run: Build) -> None:
+    """The server column holds the largest rate within the bound, or says why there is none."""
+    document = written(make_run(), "report.md")
+    row = next(
+        line for line in document.splitlines() if line.startswith("| sr3 | 64 | n too small") or "40.7/s" in line
+    )
+    assert "Server (most random arrivals with a p90 within 2 s)" in document
+    assert "40.7/s (p90 400 ms, n = 64) | " in row
+
+
 def test_limits_of_the_run_are_named(make_run: Build) -> None:
     """Failures, domains, invalid timings and uncommitted code are warned of before the first section."""
     text = written(make_run())
     limits = text[text.index("Limits of this run") : text.index('<section id="comparison"')]
-    for part in ("realesrgan was made for", "sr3 2:", "1 of 6 timings", "uncommitted changes", "local file"):
+    for part in ("realesrgan was made for", "sr3 2:", "1 of 8 timings", "uncommitted changes", "local file"):
         assert part in limits
 
 
@@ -184,7 +214,7 @@ def test_empty_tables_are_named(make_run: Build) -> None:
     text = written(make_run(changed=dict(empty)))
     outline(text)
     assert "No case failed." in text
-    for name in set(COLUMNS) - {"failures"}:
+    for name in set(COLUMNS) - {"failures", "untimed"}:
         assert f"tables/{name}.parquet holds no rows" in text
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reports.numbers import NBSP, Format, duration, fit, names, p_value, significant, times
+from reports.numbers import NBSP, Format, duration, fit, multiple, names, p_value, significant, times
 
 NAN, INF = float("nan"), float("inf")
 
@@ -48,6 +48,8 @@ def test_durations_have_a_fitting_unit(seconds: float, text: str) -> None:
 def test_single_figures() -> None:
     """Ratios, p-values and lists are written as people write them."""
     assert times(3.4227).replace(NBSP, " ") == "3.42 ×"
+    assert multiple(0.000862, 0.000841, 0.000882) == "0.000862 [0.000841, 0.000882]"
+    assert (multiple(11.23, NAN, NAN), multiple(NAN, NAN, NAN)) == ("11.2", "–")
     assert p_value(0.0004).replace(NBSP, " ") == "< 0.001"
     assert significant(0.0) == "0"
     assert significant(INF) == "identical"
