@@ -11,13 +11,14 @@ from backends.base import Backend
 class Entry:
     """A backend by name: where its class is, and one line for lists. Nothing is imported until `load`.
 
-    `settings` are the arguments that its class needs when it starts, all text.
+    `settings` are the arguments that its class needs when it starts, `optional` those that it has defaults for; all text.
     """
 
     name: str
     target: str
     summary: str
     settings: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
     def load(self) -> Callable[..., Backend]:
         """Import the class."""
@@ -26,6 +27,9 @@ class Entry:
         return factory
 
 
+TORCH = ("device", "precision", "compile")
+"""The optional settings of every torch backend; `backends.device.Device` says what they are."""
+
 ENTRIES = {
     entry.name: entry
     for entry in (
@@ -33,7 +37,7 @@ ENTRIES = {
         Entry("bicubic", "backends.interpolation:Bicubic", "bicubic, a = -0.5: the control of every audit"),
         Entry("lanczos", "backends.interpolation:Lanczos", "Lanczos with three lobes"),
         Entry("realesrgan", "backends.realesrgan:RealESRGAN", "Real-ESRGAN x4plus and animevideov3 (GAN, x4)"),
-        Entry("sr3", "backends.sr3.backend:SR3", "SR3 diffusion for faces, 16 -> 64"),
+        Entry("sr3", "backends.sr3.backend:SR3", "SR3 diffusion for faces, 16 -> 64", optional=TORCH),
         Entry("replay", "backends.replay:Replay", "precomputed outputs: replay,outputs=PATH", ("outputs",)),
         Entry("faulty", "backends.faulty:Faulty", "misbehaves on request; for tests of harnesses"),
     )

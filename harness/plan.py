@@ -69,7 +69,7 @@ def plan(suite: Suite, dataset: Dataset) -> list[Step]:
 class BackendSpec:
     """A backend as the command line or a suite names it: `NAME[@ADDRESS][,option=value]...`.
 
-    `options` go with every request; `settings` are what a local backend needs when it starts.
+    `options` go with every request; `settings` are what a local backend is started with.
     """
 
     name: str
@@ -111,9 +111,16 @@ def parse_backend(text: str) -> BackendSpec:
     label = options.pop("name", name)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,39}", label):
         raise ConfigError(f"backend {one_line(text, 80)!r}: a name is 1 to 40 letters, digits, dots, dashes or spaces")
-    needed = ENTRIES[name].settings if name in ENTRIES and not address else ()
-    missing = [key for key in needed if key not in options]
+    settings = {} if address else _settings(name, options)
+    return BackendSpec(name, address or None, label, options, settings)
+
+
+def _settings(name: str, options: dict[str, str]) -> dict[str, str]:
+    """Take the settings of a local backend out of its options."""
+    if name not in ENTRIES:
+        return {}
+    entry = ENTRIES[name]
+    missing = [key for key in entry.settings if key not in options]
     if missing:
         raise ConfigError(f"backend {name} needs {missing[0]}: write {name},{missing[0]}=VALUE")
-    settings = {key: options.pop(key) for key in needed}
-    return BackendSpec(name, address or None, label, options, settings)
+    return {key: options.pop(key) for key in (*entry.settings, *entry.optional) if key in options}
