@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,10 @@ class Device:
     def autocast(self) -> AbstractContextManager[Any]:
         """Within it, networks compute in `precision`; open it once around all evaluations of a request."""
         return torch.autocast(self.where.type, PRECISIONS[self.precision], enabled=self.precision != "float32")
+
+    def normal(self, generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
+        """Standard normal noise on the device, (N, *shape): each image's from its own generator, which is the CPU's."""
+        return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators]).to(self.where)
 
     def synchronise(self) -> None:
         """Wait until everything that was asked of a GPU is done; before a time is taken or progress is told."""

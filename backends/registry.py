@@ -11,7 +11,7 @@ from backends.base import Backend
 class Entry:
     """A backend by name: where its class is, and one line for lists. Nothing is imported until `load`.
 
-    `settings` are the arguments that its class needs when it starts, `optional` those that it has defaults for; all text.
+    `settings` are the arguments that its class needs when it starts, `optional` those that have defaults; all are text.
     """
 
     name: str

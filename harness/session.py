@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from harness.client import Client, Item, Pixels, Reply, typed_options
+from harness.client import Client, Item, Pixels, Reply, seconds, typed_options
 from harness.errors import (
     BackendError,
     BackendFailed,
@@ -185,6 +185,11 @@ class Session:
         if self.server is not None and self.server.process is not None:
             processes.append(psutil.Process(self.server.process.pid))
         return sum(sum(p.cpu_times()[:2]) for p in processes)
+
+    def warm_up_s(self) -> float:
+        """Seconds that the backend spent on trial images before it was ready; NaN if it does not say."""
+        d = self.description
+        return seconds(d.warm_up_time) if d.HasField("warm_up_time") else math.nan
 
     def peak_memory_mb(self) -> float:
         """Peak resident size of a local backend; NaN for a remote one."""

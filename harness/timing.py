@@ -25,7 +25,8 @@ def time_backend(session: Session, items: list[Item], speed: Speed) -> list[Row]
 
     `speed.images` single requests or more give `end_to_end_s`, `compute_s` and `transport_s` for each image; full
     batches, at least as many as a median needs, give the same for each request, prefixed `batch_`. `other_load` is
-    the processor time, in cores, that others used meanwhile.
+    the processor time, in cores, that others used meanwhile. `warm_up_s` is the part of `cold_start_s` that trial
+    images took, compilation included; `peak_device_memory_mb` is 0 on a CPU.
 
     Raises:
         BackendError: a call failed.
@@ -50,7 +51,10 @@ def time_backend(session: Session, items: list[Item], speed: Speed) -> list[Row]
         where = {"sample": number, "unit": "s"}
         rows += [where | {"metric": f"batch_{metric}", "value": getattr(reply, metric)} for metric in TIMES]
     rows.append({"metric": "cold_start_s", "value": session.cold_start_s, "unit": "s"})
+    rows.append({"metric": "warm_up_s", "value": session.warm_up_s(), "unit": "s"})
     rows.append({"metric": "peak_memory_mb", "value": session.peak_memory_mb(), "unit": "MiB"})
+    device_memory = max(reply.peak_device_memory_mb for reply in single.replies + batched.replies)
+    rows.append({"metric": "peak_device_memory_mb", "value": device_memory, "unit": "MiB"})
     rows.append({"metric": "batch_size", "value": size})
     rows.append(
         {"metric": "other_load", "value": float(np.maximum(single.other_load, batched.other_load)), "unit": "cores"}

@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 import harness.resize
-from backends.base import Batch, Description, Option, Progress, code_digest
+from backends.base import Batch, Description, Option, Progress
+from backends.device import Device
 from backends.sr3 import diffusion, unet
 from harness.errors import one_line
 from harness.resize import resize_matrix
@@ -23,17 +24,19 @@ LARGEST = {"c_in": 64, "channels": 1024, "multipliers": 64, "blocks": 16, "patch
 
 
 class SR3:
-    """The shipped 16 -> 64 face model; its card lies beside the weights."""
+    """The shipped 16 -> 64 face model; its card lies beside the weights. The settings are those of `Device`."""
 
-    def __init__(self) -> None:
-        self.network, metadata = load_network(WEIGHTS)
+    def __init__(self, **settings: str) -> None:
+        self.device = Device(**settings)
+        network, metadata = load_network(WEIGHTS)
+        self.network = self.device.place(network)
         self.std = float(metadata["std"])
         low, high = int(metadata["low"]), int(metadata["high"])
         scale = high // low
         self.description = Description(
             name="sr3",
             family="diffusion",
-            digest=code_digest(
+            digest=self.device.digest(
                 Path(__file__), Path(diffusion.__file__), Path(unet.__file__), Path(harness.resize.__file__), WEIGHTS
             ),
             scales=(scale,),
@@ -42,33 +45,37 @@ class SR3:
             deterministic=False,
             minimum=low,
             maximum=4 * low,
-            multiple_of=max(1, self.network.multiple // scale),
+            multiple_of=max(1, network.multiple // scale),
             domain_minimum=low,
             options=(
                 Option("steps", 16, "network evaluations for each image", minimum=1, maximum=1000),
                 Option("sampler", "ddim", "ddim: deterministic; ancestral: the paper's", choices=("ddim", "ancestral")),
             ),
+            device=self.device.name,
+            precision=self.device.precision,
+            merge=True,
             progress=True,
         )
 
     @torch.inference_mode()
     def upscale(self, batch: Batch, progress: Progress) -> NDArray[np.floating]:
         """See `Backend.upscale`."""
-        up = enlarge(batch.images, batch.scale)
+        up = enlarge(batch.images, batch.scale).to(self.device.where)
         generators = [torch.Generator().manual_seed(seed) for seed in batch.seeds]
-        noise = partial(draw, generators, up.shape[1:])
+        noise = partial(self.device.normal, generators, up.shape[1:])
         steps = int(batch.options["steps"])
-        residual = self._sample(up, noise, steps, str(batch.options["sampler"]), progress)
-        output: NDArray[np.floating] = ((up + self.std * residual + 1) * 127.5).permute(0, 2, 3, 1).numpy()
+        with self.device.autocast():
+            residual = self._sample(up, noise, steps, str(batch.options["sampler"]), progress)
+        output: NDArray[np.floating] = ((up + self.std * residual + 1) * 127.5).permute(0, 2, 3, 1).cpu().numpy()
         return output
 
     def _sample(self, up: Tensor, noise: partial[Tensor], steps: int, sampler: str, progress: Progress) -> Tensor:
         def denoise(y: Tensor, gamma: Tensor) -> Tensor:
             x = torch.cat([up, y], dim=1).contiguous(memory_format=torch.channels_last)
-            predicted: Tensor = self.network(x, gamma)
-            return predicted
+            return self.network(x, gamma).float()
 
         def on_step(done: int) -> None:
+            self.device.synchronise()
             progress(done, steps)
 
         if sampler == "ancestral":
@@ -90,7 +97,7 @@ def load_network(path: Path) -> tuple[unet.UNet, dict[str, str]]:
         network.load_state_dict(tensors, assign=True)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path.name}: not the weights of this network: {one_line(str(error))}") from error
-    return network.eval().to(memory_format=torch.channels_last), metadata
+    return network.eval(), metadata
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -118,8 +125,3 @@ def enlarge(images: NDArray[np.uint8], scale: int) -> Tensor:
     x = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 127.5 - 1
     rows, columns = (torch.from_numpy(resize_matrix(n, n * scale).copy()) for n in images.shape[1:3])
     return (rows @ x @ columns.T).float()
-
-
-def draw(generators: list[torch.Generator], shape: tuple[int, ...]) -> Tensor:
-    """Standard normal noise, each image's from its own generator."""
-    return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
