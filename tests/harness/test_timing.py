@@ -46,7 +46,8 @@ def test_a_timed_pass_has_a_row_for_every_request(session: Session) -> None:
     counts = rows["metric"].value_counts().to_dict()
     single = dict.fromkeys(("end_to_end_s", "compute_s", "transport_s"), 12)
     batches = {f"batch_{name}": 11 for name in single}
-    assert counts == single | batches | dict.fromkeys(("cold_start_s", "peak_memory_mb", "batch_size", "other_load"), 1)
+    once = ("cold_start_s", "warm_up_s", "peak_memory_mb", "peak_device_memory_mb", "batch_size", "other_load")
+    assert counts == single | batches | dict.fromkeys(once, 1)
     requests = rows[rows["metric"] == "end_to_end_s"]
     assert requests["image"].tolist() == [f"p{i % 5}" for i in range(12)]
     assert requests["sample"].tolist() == [i // 5 for i in range(12)]
