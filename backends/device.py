@@ -63,7 +63,7 @@ class Device:
 
     def place(self, network: nn.Module) -> Network:
         """The network on this device, in evaluation mode and channels-last; compiled, if so set (see `Compiled`)."""
-        network = network.eval().to(self.where, memory_format=torch.channels_last)
+        network = network.eval().to(self.where).to(memory_format=torch.channels_last)
         return Compiled(network) if self.compiled else network
 
     def autocast(self) -> AbstractContextManager[Any]:

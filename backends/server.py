@@ -31,8 +31,8 @@ from protos.values import option_message
 
 log = logging.getLogger(__name__)
 
-WORKERS = 8
-"""Handler threads: calls beyond the one that computes wait for the device or are answered at once."""
+WORKERS = 16
+"""Handler threads: calls beyond the one that computes wait, to be computed together, or are answered at once."""
 
 
 class UpscalerServicer(pb_grpc.UpscalerServiceServicer):

@@ -280,7 +280,7 @@ def backends_serve(
         from functools import partial
 
         from backends.registry import ENTRIES
-        from harness.errors import ConfigError, Unavailable
+        from harness.errors import ConfigError, Unavailable, one_line
         from harness.plan import check_address, parse_backend
 
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read on import: gRPC would log an occupied port itself
@@ -298,8 +298,8 @@ def backends_serve(
         check_address(address, 0)
         try:
             serve(partial(ENTRIES[spec.name].load(), **spec.settings), address, None)
-        except (AddressInUse, OSError, ValueError) as error:
-            raise Unavailable(f"{spec.name}: {error}") from error
+        except (AddressInUse, OSError, ValueError, RuntimeError) as error:
+            raise Unavailable(f"{spec.name}: {one_line(str(error))}") from error
 
 
 @backends_app.command("check")
