@@ -45,7 +45,11 @@ class Option:
 
 @dataclass(frozen=True)
 class Description:
-    """What a backend says of itself; the fields are those of `DescribeResponse` in the contract."""
+    """What a backend says of itself; the fields are those of `DescribeResponse` in the contract.
+
+    `merge` is for our server: requests that wait together are computed as one batch. Set it where a batch costs less
+    than its images one by one.
+    """
 
     name: str
     family: Family
@@ -64,6 +68,7 @@ class Description:
     device: str = "cpu"
     precision: str = "float32"
     max_batch: int = 64
+    merge: bool = False
     progress: bool = False
 
 
@@ -84,7 +89,10 @@ class Batch:
 
 
 class Backend(Protocol):
-    """An upscaler. `upscale` is called by one thread at a time."""
+    """An upscaler. `upscale` is called by one thread at a time.
+
+    One on a device with memory of its own also has it as `device` (`backends.device.Device`).
+    """
 
     description: Description
 
@@ -98,7 +106,10 @@ class Backend(Protocol):
 
 
 def code_digest(*paths: Path) -> str:
-    """SHA-256 over the names and contents of files: the digest of a backend's code and weights."""
+    """SHA-256 over the names and contents of files: the digest of a backend's code and weights.
+
+    A torch backend's is `Device.digest`, which adds how they are computed.
+    """
     digest = hashlib.sha256()
     for path in sorted(paths, key=lambda p: p.name):
         digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())

@@ -39,7 +39,7 @@ def load_network(path: Path, expected: type[Network]) -> tuple[Network, dict[str
         network.load_state_dict(tensors, assign=True)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path.name}: not the weights of this network: {one_line(str(error))}") from error
-    return network.eval().to(memory_format=torch.channels_last), metadata
+    return network.eval(), metadata
 
 
 def _expected(network: nn.Module, kind: type[Network]) -> Network:

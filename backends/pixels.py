@@ -15,7 +15,7 @@ def to_model(images: NDArray[np.uint8]) -> Tensor:
 
 def to_images(x: Tensor) -> NDArray[np.floating]:
     """(N, 3, H, W) in about [-1, 1] -> (N, H, W, 3) on the 0..255 scale, neither clipped nor rounded."""
-    images: NDArray[np.floating] = ((x + 1) * 127.5).permute(0, 2, 3, 1).numpy()
+    images: NDArray[np.floating] = ((x + 1) * 127.5).permute(0, 2, 3, 1).cpu().numpy()
     return images
 
 

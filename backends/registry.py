@@ -11,14 +11,16 @@ from backends.base import Backend
 class Entry:
     """A backend by name: where its class is, and one line for lists. Nothing is imported until `load`.
 
-    `settings` are the arguments that its class needs when it starts, all text; `hints` are options of its requests
-    that its class takes at the start as well, so that it loads only what they will use.
+    `settings` are the arguments that its class needs when it starts, `optional` those that have defaults; `hints` are
+    options of its requests that its class takes at the start as well, so that it loads only what they will use. All are
+    text.
     """
 
     name: str
     target: str
     summary: str
     settings: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
 
     def load(self) -> Callable[..., Backend]:
@@ -27,6 +29,9 @@ class Entry:
         factory: Callable[..., Backend] = getattr(importlib.import_module(module), attribute)
         return factory
 
+
+TORCH = ("device", "precision", "compile")
+"""The optional settings of every torch backend; `backends.device.Device` says what they are."""
 
 ENTRIES = {
     entry.name: entry
@@ -40,7 +45,7 @@ ENTRIES = {
             "Real-ESRGAN x4plus and animevideov3 (GAN, x4)",
             hints=("model",),
         ),
-        Entry("sr3", "backends.sr3.backend:SR3", "SR3 diffusion for faces, 16 -> 64"),
+        Entry("sr3", "backends.sr3.backend:SR3", "SR3 diffusion for faces, 16 -> 64", optional=TORCH),
         Entry("replay", "backends.replay:Replay", "precomputed outputs: replay,outputs=PATH", ("outputs",)),
         Entry("faulty", "backends.faulty:Faulty", "misbehaves on request; for tests of harnesses"),
     )

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from backends.registry import ENTRIES
+from harness.errors import one_line
 
 
 def main() -> int:
@@ -38,7 +39,7 @@ def main() -> int:
         )
         serve(partial(ENTRIES[arguments.name].load(), **settings), arguments.address, arguments.handshake, access)
     except (AddressInUse, OSError, TypeError, ValueError, RuntimeError) as error:
-        print(f"error: {arguments.name}: {error}", file=sys.stderr)
+        print(f"error: {arguments.name}: {one_line(str(error))}", file=sys.stderr)
         return 1
     return 0
 

@@ -1,6 +1,5 @@
-"""The gRPC server around any backend: validation, one lock for the device, cancellation, health, typed errors."""
+"""The gRPC server around any backend: validation, a queue for the device, cancellation, health, typed errors."""
 
-import contextlib
 import logging
 import os
 import queue
@@ -21,13 +20,12 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
-from numpy.typing import NDArray
 
 from backends.access import OPEN, Access
 from backends.base import Backend, Batch, Cancelled, Description, Progress, Refused
+from backends.batching import Batcher, Job, Outcome
 from backends.decoding import Lenient
 from backends.validation import Violation, header_violations, to_batch, violations
-from harness.resize import to_uint8
 from protos import CHUNK_BYTES, MAX_MESSAGE_BYTES, MESSAGE_OPTIONS, SERVICE
 from protos.upscaler.v1 import upscaler_pb2 as pb
 from protos.upscaler.v1 import upscaler_pb2_grpc as pb_grpc
@@ -35,21 +33,24 @@ from protos.values import option_message
 
 log = logging.getLogger(__name__)
 
-WORKERS = 8
-"""Handler threads: calls beyond the one that computes wait for the device or are answered at once."""
+WORKERS = 16
+"""Handler threads: calls beyond the one that computes wait, to be computed together, or are answered at once."""
 
 
 class UpscalerServicer(pb_grpc.UpscalerServiceServicer):
     """Serves one backend; the model runs in one thread at a time."""
 
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
+    def __init__(self, backend: Backend, warm_up_s: float | None = None) -> None:
         self.description = backend.description
-        self.device = threading.Lock()
+        self.batcher = Batcher(backend)
+        self.warm_up_s = warm_up_s
 
     def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeResponse:  # noqa: ARG002, N802 - gRPC's signature
         """Answer with the backend's description."""
-        return describe_message(self.description)
+        message = describe_message(self.description)
+        if self.warm_up_s is not None:
+            message.warm_up_time.CopyFrom(duration(self.warm_up_s))
+        return message
 
     def Upscale(self, request: pb.UpscaleRequest, context: grpc.ServicerContext) -> pb.UpscaleResponse:  # noqa: N802 - gRPC's name
         """Upscale a batch in one message."""
@@ -103,41 +104,22 @@ class UpscalerServicer(pb_grpc.UpscalerServiceServicer):
         self, request: pb.UpscaleRequest, context: grpc.ServicerContext, progress: Progress
     ) -> pb.UpscaleResponse:
         """Run the model on a valid request and answer with checked pixels and times."""
-        arrived = time.perf_counter()
         batch = to_batch(request, self.description)
-        with self._device(context):
-            started = time.perf_counter()
-            output = self._upscale(batch, context, progress)
-            finished = time.perf_counter()
+        outcome = self._outcome(Job(batch, context.is_active, progress), context)
         return pb.UpscaleResponse(
             images=[
                 pb.OutputImage(id=name, height=image.shape[0], width=image.shape[1], data=image.tobytes())
-                for name, image in zip(batch.ids, output, strict=True)
+                for name, image in zip(batch.ids, outcome.pixels, strict=True)
             ],
             digest=self.description.digest,
-            queue_time=duration(started - arrived),
-            compute_time=duration(finished - started),
+            queue_time=duration(outcome.queue_s),
+            compute_time=duration(outcome.compute_s),
+            peak_device_memory=outcome.device_bytes,
         )
 
-    @contextlib.contextmanager
-    def _device(self, context: grpc.ServicerContext) -> Iterator[None]:
-        while not self.device.acquire(timeout=0.5):
-            if not context.is_active():
-                abort(context, code_pb2.CANCELLED, "the client left while waiting")
+    def _outcome(self, job: Job, context: grpc.ServicerContext) -> Outcome:
         try:
-            yield
-        finally:
-            self.device.release()
-
-    def _upscale(self, batch: Batch, context: grpc.ServicerContext, progress: Progress) -> NDArray[np.uint8]:
-        def step(done: int, total: int) -> None:
-            if not context.is_active():
-                raise Cancelled
-            progress(done, total)
-
-        try:
-            step(0, 1)
-            return checked_pixels(self.backend.upscale(batch, step), batch)
+            return self.batcher.run(job)
         except Cancelled:
             abort(context, code_pb2.CANCELLED, "the client left")
         except Refused as error:
@@ -149,23 +131,6 @@ class UpscalerServicer(pb_grpc.UpscalerServiceServicer):
             code = code_pb2.RESOURCE_EXHAUSTED if "out of memory" in str(error).lower() else code_pb2.INTERNAL
             abort(context, code, f"{type(error).__name__}: {error}"[:500])
         raise AssertionError  # abort raises
-
-
-def checked_pixels(output: NDArray[np.uint8] | NDArray[np.floating], batch: Batch) -> NDArray[np.uint8]:
-    """The model's output as uint8 of the right shape.
-
-    Raises:
-        ValueError: the shape is wrong or a value is not finite.
-    """
-    n, height, width, channels = batch.images.shape
-    expected = (n, height * batch.scale, width * batch.scale, channels)
-    if output.shape != expected:
-        raise ValueError(f"the model returned shape {output.shape}; {expected} was expected")
-    if output.dtype == np.uint8:
-        return np.asarray(output, np.uint8)
-    if not np.isfinite(output).all():
-        raise ValueError("the model returned values that are not finite (NaN or infinity)")
-    return to_uint8(np.asarray(output, np.float64))
 
 
 def describe_message(d: Description) -> pb.DescribeResponse:
@@ -288,8 +253,7 @@ def serve(make: Callable[[], Backend], address: str, handshake: Path | None, acc
     """
     backend = make()
     servicer_type = getattr(backend, "servicer", UpscalerServicer)
-    servicer: UpscalerServicer = servicer_type(backend)
-    warm_up(backend)
+    servicer: UpscalerServicer = servicer_type(backend, warm_up(backend))
     server, state, port = start(servicer, address, access)
     host = address.rpartition(":")[0]
     done = threading.Event()
@@ -312,11 +276,17 @@ def _wait_for_parent(done: threading.Event) -> None:
     done.set()
 
 
-def warm_up(backend: Backend) -> None:
-    """Run the smallest input once, so that the first request finds everything loaded; no request has its id, ""."""
+def warm_up(backend: Backend) -> float:
+    """Run the smallest input, alone and in a batch, so that the first request finds everything loaded and compiled.
+
+    No request has its ids, "". Returns the seconds that it took.
+    """
     d = backend.description
     side = max(d.minimum, d.multiple_of, min(16, d.maximum or 16))
     options = {option.name: option.default for option in d.options}
-    images = np.zeros((1, side, side, 3), np.uint8)
-    batch = Batch(images, d.scales[0], ("",), (0,), options, (None,), (None,))
-    backend.upscale(batch, lambda _done, _total: None)
+    started = time.perf_counter()
+    for n in range(1, 1 + min(2, d.max_batch)):
+        images = np.zeros((n, side, side, 3), np.uint8)
+        batch = Batch(images, d.scales[0], ("",) * n, (0,) * n, options, (None,) * n, (None,) * n)
+        backend.upscale(batch, lambda _done, _total: None)
+    return time.perf_counter() - started

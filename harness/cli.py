@@ -305,7 +305,7 @@ def backends_serve(  # noqa: PLR0913, PLR0917 - the options of the command
         from backends.access import read_access
         from backends.registry import ENTRIES
         from backends.server import AddressInUse, serve
-        from harness.errors import ConfigError, Unavailable
+        from harness.errors import ConfigError, Unavailable, one_line
         from harness.plan import check_address, parse_backend
 
         spec = parse_backend(backend)
@@ -319,8 +319,8 @@ def backends_serve(  # noqa: PLR0913, PLR0917 - the options of the command
         try:
             access = read_access(address, cert=tls_cert, key=tls_key, client_ca=tls_client_ca, token_file=token_file)
             serve(partial(ENTRIES[spec.name].load(), **spec.settings), address, None, access)
-        except (AddressInUse, OSError, ValueError) as error:
-            raise Unavailable(f"{spec.name}: {error}") from error
+        except (AddressInUse, OSError, ValueError, RuntimeError) as error:
+            raise Unavailable(f"{spec.name}: {one_line(str(error))}") from error
 
 
 @backends_app.command("check")

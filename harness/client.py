@@ -57,12 +57,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer to one request: (N, sH, sW, 3) uint8 and its times in seconds."""
+    """The answer to one request: (N, sH, sW, 3) uint8, its times in seconds and the device memory in MiB."""
 
     images: Pixels
     end_to_end_s: float
     queue_s: float
     compute_s: float
+    peak_device_memory_mb: float = 0.0
 
     @property
     def transport_s(self) -> float:
@@ -217,7 +218,7 @@ class Client:
         end_to_end = time.perf_counter() - started
         if compute < 0 or queue < 0 or compute + queue > end_to_end * 1.01 + 0.01:
             raise broken(f"claims {compute + queue:.3f} s of work in a call that took {end_to_end:.3f} s")
-        return Reply(np.stack(arrays), end_to_end, queue, compute)
+        return Reply(np.stack(arrays), end_to_end, queue, compute, response.peak_device_memory / 2**20)
 
     def error(self, error: grpc.RpcError) -> BackendError:
         """The error of the harness that a failed call stands for."""

@@ -70,8 +70,8 @@ def plan(suite: Suite, dataset: Dataset) -> list[Step]:
 class BackendSpec:
     """A backend as the command line or a suite names it: `NAME[@ADDRESS[+ADDRESS]...][,option=value]...`.
 
-    Several addresses are those of replicas. `options` go with every request; `settings` are what a local backend gets
-    when it starts.
+    Several addresses are those of replicas. `options` go with every request; `settings` are what a local backend is
+    started with.
     """
 
     name: str
@@ -138,4 +138,4 @@ def _settings(name: str, options: dict[str, str]) -> dict[str, str]:
     if missing:
         raise ConfigError(f"backend {name} needs {missing[0]}: write {name},{missing[0]}=VALUE")
     hints = {key: options[key] for key in entry.hints if key in options}
-    return hints | {key: options.pop(key) for key in entry.settings}
+    return hints | {key: options.pop(key) for key in (*entry.settings, *entry.optional) if key in options}

@@ -13,8 +13,8 @@ import psutil
 
 from harness.errors import Unavailable, one_line
 
-START_SECONDS = 120.0
-"""How long a backend may take to load."""
+START_SECONDS = 600.0
+"""How long a backend may take to load; one that compiles its network takes minutes."""
 
 
 class LocalServer:

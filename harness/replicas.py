@@ -102,10 +102,10 @@ class Replicas:
 
 def _check_twins(one: Session, other: Session) -> None:
     a, b = one.description, other.description
-    if a == b:
+    names = ["digest", *(f.name for f in pb.DescribeResponse.DESCRIPTOR.fields if f.name != "warm_up_time")]
+    name = next((name for name in names if getattr(a, name) != getattr(b, name)), None)
+    if name is None:
         return
-    names = ["digest", *(f.name for f in pb.DescribeResponse.DESCRIPTOR.fields)]
-    name = next(name for name in names if getattr(a, name) != getattr(b, name))
     first, second = (
         f"{session.spec.address} has {one_line(str(getattr(d, name)), 64) or 'none'}"
         for session, d in ((one, a), (other, b))

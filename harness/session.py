@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.client import Client, Item, Pixels, Reply, typed_options
+from harness.client import Client, Item, Pixels, Reply, seconds, typed_options
 from harness.credentials import OPEN, Credentials
 from harness.errors import (
     BackendError,
@@ -227,6 +227,11 @@ class Session:
     def _timed_call(self, items: Sequence[Item], deadline: float) -> Reply:
         reply = self._client().upscale(items, self.suite.scale, self.options, deadline)
         return replace(reply, images=np.empty((0, 0, 0, 3), np.uint8))  # those of a whole pass may not fit in memory
+
+    def warm_up_s(self) -> float:
+        """Seconds that the backend spent on trial images before it was ready; NaN if it does not say."""
+        d = self.description
+        return seconds(d.warm_up_time) if d.HasField("warm_up_time") else math.nan
 
     def close(self) -> None:
         """Disconnect, and end a local backend."""

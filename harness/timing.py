@@ -69,7 +69,10 @@ def _numbered(item: Item, repetition: int) -> Item:
 
 
 def pass_rows(session: Session, requests: list[list[Item]], made: TimedPass) -> list[Row]:
-    """Rows of a pass: `TIMES` of each request, and once what the whole pass was and used."""
+    """Rows of a pass: `TIMES` of each request, and once what the whole pass was and used.
+
+    `warm_up_s` is the part of `cold_start_s` that trial images took, compilation included; device memory is 0 on a CPU.
+    """
     rows: list[Row] = []
     for number, reply in enumerate(made.replies):
         sent = requests[number % len(requests)]
@@ -84,7 +87,9 @@ def pass_rows(session: Session, requests: list[list[Item]], made: TimedPass) -> 
         "cpu_s": (made.usage.cpu_s, "s"),
         "package_j": (made.usage.package_j, "J"),
         f"peak_memory{'_since_start' if made.usage.since_start else ''}_mb": (made.usage.peak_memory_mb, "MiB"),
+        "peak_device_memory_mb": (max(reply.peak_device_memory_mb for reply in made.replies), "MiB"),
         "cold_start_s": (session.cold_start_s, "s"),
+        "warm_up_s": (session.warm_up_s(), "s"),
         "other_load": (made.usage.other_load, "cores"),
     }
     return rows + [{"metric": name, "value": value, "unit": unit} for name, (value, unit) in once.items()]

@@ -8,27 +8,34 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import harness.resize
-from backends.base import Batch, Description, Family, Progress, code_digest
+from backends.base import Batch, Description, Family, Progress
 from backends.checkpoint import FOLDER, load_network
+from backends.device import Device, Network
 from backends.gan import networks
 from backends.pixels import enlarge, to_images, to_model
 from backends.sr3 import unet
 
 
 class FeedForward:
-    """A shipped network that makes the output in one pass; its card lies beside the weights."""
+    """A shipped network that makes the output in one pass; its card lies beside the weights.
 
-    def __init__(self, name: str, family: Family) -> None:
+    The settings are those of `Device`.
+    """
+
+    def __init__(self, name: str, family: Family, **settings: str) -> None:
+        self.device = Device(**settings)
         weights = FOLDER / f"{name}-16-64.safetensors"
-        self.network, metadata = load_network(weights, nn.Module)
+        network, metadata = load_network(weights, nn.Module)
+        self.takes_enlarged = isinstance(network, unet.UNet)
+        self.network = self.device.place(network)
         self.std = float(metadata["std"])
         low, high = int(metadata["low"]), int(metadata["high"])
         code = [Path(module.__file__ or "") for module in (networks, unet, harness.resize)]
-        scale, multiple = high // low, int(getattr(self.network, "multiple", 1))
+        scale, multiple = high // low, int(getattr(network, "multiple", 1))
         self.description = Description(
             name=name,
             family=family,
-            digest=code_digest(Path(__file__), *code, weights),
+            digest=self.device.digest(Path(__file__), *code, weights),
             scales=(scale,),
             licence="Apache-2.0 code; weights for non-commercial research only (trained on UTKFace)",
             domain=f"aligned faces of {low} x {low} pixels",
@@ -36,41 +43,46 @@ class FeedForward:
             maximum=16 * low,
             multiple_of=max(1, multiple // scale),
             domain_minimum=low,
+            device=self.device.name,
+            precision=self.device.precision,
+            merge=True,
         )
 
     @torch.inference_mode()
     def upscale(self, batch: Batch, _progress: Progress) -> NDArray[np.floating]:
         """See `Backend.upscale`."""
-        up = enlarge(batch.images, batch.scale)
-        return to_images(up + self.std * residual(self.network, to_model(batch.images), up))
+        up = enlarge(batch.images, batch.scale).to(self.device.where)
+        low = to_model(batch.images).to(self.device.where)
+        with self.device.autocast():
+            predicted = residual(self.network, low, up, takes_enlarged=self.takes_enlarged).float()
+        self.device.synchronise()
+        return to_images(up + self.std * predicted)
 
 
-def residual(network: nn.Module, low: Tensor, up: Tensor) -> Tensor:
+def residual(network: Network, low: Tensor, up: Tensor, *, takes_enlarged: bool) -> Tensor:
     """The residual over bicubic that a network predicts, in units of its standard deviation.
 
     Args:
-        network: a U-Net, which sees the enlarged image and is told the noise level 0, or a generator of
-            `backends.gan.networks`, which sees the input.
+        network: a U-Net or a generator of `backends.gan.networks`.
         low: (N, 3, H, W) in [-1, 1].
         up: the same, enlarged by bicubic.
+        takes_enlarged: the network is a U-Net, which sees `up` and is told the noise level 0; else it sees `low`.
     """
-    if isinstance(network, unet.UNet):
-        predicted: Tensor = network(up.contiguous(memory_format=torch.channels_last), up.new_zeros(len(up)))
-    else:
-        predicted = network(low.contiguous(memory_format=torch.channels_last))
-    return predicted
+    if takes_enlarged:
+        return network(up.contiguous(memory_format=torch.channels_last), up.new_zeros(1))
+    return network(low.contiguous(memory_format=torch.channels_last))
 
 
-def regression() -> FeedForward:
+def regression(**settings: str) -> FeedForward:
     """The regression baseline of the SR3 paper."""
-    return FeedForward("regression", "regression")
+    return FeedForward("regression", "regression", **settings)
 
 
-def srgan() -> FeedForward:
+def srgan(**settings: str) -> FeedForward:
     """SRGAN."""
-    return FeedForward("srgan", "gan")
+    return FeedForward("srgan", "gan", **settings)
 
 
-def esrgan() -> FeedForward:
+def esrgan(**settings: str) -> FeedForward:
     """ESRGAN."""
-    return FeedForward("esrgan", "gan")
+    return FeedForward("esrgan", "gan", **settings)

@@ -13,7 +13,11 @@ import torch
 from torch import Tensor
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
-"""(y_t of shape (N, C, H, W), gamma of shape (N,)) -> prediction of y_t's shape."""
+"""(y_t of shape (N, C, H, W), gamma of shape (N,) or (1,)) -> prediction of y_t's shape.
+
+The samplers give one gamma for all: its embedding is then the same product whatever the batch, so that an image's
+neighbours do not change its last bits.
+"""
 
 
 def cosine_gamma(t: Tensor) -> Tensor:
@@ -26,7 +30,7 @@ def _column(gamma: Tensor) -> Tensor:
 
 
 def diffuse(y0: Tensor, eps: Tensor, gamma: Tensor) -> Tensor:
-    """y_t ~ q(y_t | y_0) (eq. 4) for per-image gamma of shape (N,)."""
+    """y_t ~ q(y_t | y_0) (eq. 4) for gamma of shape (N,), or (1,) for all images."""
     g = _column(gamma)
     return g.sqrt() * y0 + (1 - g).sqrt() * eps
 
@@ -69,7 +73,7 @@ def ddim(denoise: Denoiser, y: Tensor, steps: int, on_step: Callable[[int], None
 
 
 def _step(denoise: Denoiser, y: Tensor, g: float, g_next: float) -> Tensor:
-    gamma = torch.full((len(y),), g, device=y.device)
+    gamma = torch.full((1,), g, device=y.device)
     y0, eps = from_v(y, denoise(y, gamma), gamma)
     return math.sqrt(g_next) * y0 + math.sqrt(1 - g_next) * eps
 
@@ -84,7 +88,7 @@ def ancestral(
     """
     levels = gammas(steps)
     for i, (g, g_next) in enumerate(itertools.pairwise(levels)):
-        gamma = torch.full((len(y),), g, device=y.device)
+        gamma = torch.full((1,), g, device=y.device)
         y0, eps = from_v(y, denoise(y, gamma), gamma)
         if g_next == 1.0:
             y = y0

@@ -136,7 +136,7 @@ class UNet(nn.Module):
         return int(self.patch * 2 ** sum(getattr(b, "resample", "") == "down" for b in self.down))
 
     def forward(self, x: Tensor, gamma: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map (N, c_in, H, W) and gamma (N,) to (N, 3, H, W)."""
+        """Map (N, c_in, H, W) and gamma (N,), or (1,) for all images, to (N, 3, H, W)."""
         emb = self.noise(gamma)
         if self.label is not None and labels is not None:
             emb = emb + self.label(labels)

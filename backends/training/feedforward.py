@@ -15,6 +15,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from backends.checkpoint import build
 from backends.gan.backend import residual
 from backends.pixels import to_model
+from backends.sr3.unet import UNet
 from backends.training.config import TrainingConfig
 from backends.training.pairs import FIGURES, Pairs
 from harness.metrics import lpips_network
@@ -54,7 +55,7 @@ class _Feedforward:
 
 def _residual(network: nn.Module, low: Tensor, up: Tensor) -> Tensor:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        return residual(network, low, up).float()
+        return residual(network, low, up, takes_enlarged=isinstance(network, UNet)).float()
 
 
 class RegressionTask(_Feedforward):

@@ -21,6 +21,7 @@ from harness.timing import TIMES, drop_disturbed, poisson_arrivals, requests_of,
 SUITE = Suite(name="small", title="small", low=8, high=16, metrics=("psnr",), deadline_s=20)
 ITEMS = [Item(f"p{i}", np.full((8, 8, 3), i, np.uint8), i) for i in range(5)]
 ONCE = {"output_px", "batch_size", "wall_s", "cpu_s", "package_j", "cold_start_s", "other_load"}
+ONCE |= {"warm_up_s", "peak_device_memory_mb"}
 
 
 @pytest.fixture(autouse=True)

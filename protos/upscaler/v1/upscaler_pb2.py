@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!protos/upscaler/v1/upscaler.proto\x12\x0bupscaler.v1\x1a\x1egoogle/protobuf/duration.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xad\x03\n\x10\x44\x65scribeResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x06\x66\x61mily\x18\x02 \x01(\x0e\x32\x13.upscaler.v1.Family\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0e\n\x06scales\x18\x04 \x03(\r\x12,\n\x05sizes\x18\x05 \x01(\x0b\x32\x1d.upscaler.v1.SizeRequirements\x12\x10\n\x08\x63hannels\x18\x06 \x01(\r\x12\x15\n\rdeterministic\x18\x07 \x01(\x08\x12\x13\n\x0b\x62\x61tch_exact\x18\x08 \x01(\x08\x12\x0f\n\x07\x63lasses\x18\t \x03(\t\x12(\n\x07options\x18\n \x03(\x0b\x32\x17.upscaler.v1.OptionSpec\x12\x0e\n\x06\x64\x65vice\x18\x0b \x01(\t\x12\x11\n\tprecision\x18\x0c \x01(\t\x12\x0f\n\x07licence\x18\r \x01(\t\x12-\n\x0c\x63\x61pabilities\x18\x0e \x03(\x0e\x32\x17.upscaler.v1.Capability\x12\x19\n\x11max_message_bytes\x18\x0f \x01(\x04\x12\x11\n\tmax_batch\x18\x10 \x01(\r\x12\x0e\n\x06\x64omain\x18\x11 \x01(\t\"a\n\x10SizeRequirements\x12\x0f\n\x07minimum\x18\x01 \x01(\r\x12\x0f\n\x07maximum\x18\x02 \x01(\r\x12\x13\n\x0bmultiple_of\x18\x03 \x01(\r\x12\x16\n\x0e\x64omain_minimum\x18\x04 \x01(\r\"\xae\x01\n\nOptionSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04help\x18\x02 \x01(\t\x12/\n\rdefault_value\x18\x03 \x01(\x0b\x32\x18.upscaler.v1.OptionValue\x12\x0f\n\x07\x63hoices\x18\x04 \x03(\t\x12\x14\n\x07minimum\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_minimumB\n\n\x08_maximum\"]\n\x0bOptionValue\x12\x11\n\x07\x62oolean\x18\x01 \x01(\x08H\x00\x12\x11\n\x07integer\x18\x02 \x01(\x03H\x00\x12\x10\n\x06number\x18\x03 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x42\x06\n\x04kind\"\xb5\x01\n\nInputImage\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x18\n\x0b\x63lass_index\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x1f\n\x12\x63onditioning_level\x18\x07 \x01(\x02H\x01\x88\x01\x01\x42\x0e\n\x0c_class_indexB\x15\n\x13_conditioning_level\"F\n\x0bOutputImage\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\xcd\x01\n\x0eUpscaleRequest\x12\'\n\x06images\x18\x01 \x03(\x0b\x32\x17.upscaler.v1.InputImage\x12\r\n\x05scale\x18\x02 \x01(\r\x12\x39\n\x07options\x18\x03 \x03(\x0b\x32(.upscaler.v1.UpscaleRequest.OptionsEntry\x1aH\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.upscaler.v1.OptionValue:\x02\x38\x01\"\xab\x01\n\x0fUpscaleResponse\x12(\n\x06images\x18\x01 \x03(\x0b\x32\x18.upscaler.v1.OutputImage\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12-\n\nqueue_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0c\x63ompute_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"a\n\x14UpscaleStreamRequest\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.upscaler.v1.UpscaleRequestH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"\x8e\x01\n\x15UpscaleStreamResponse\x12)\n\x08progress\x18\x01 \x01(\x0b\x32\x15.upscaler.v1.ProgressH\x00\x12.\n\x06header\x18\x02 \x01(\x0b\x32\x1c.upscaler.v1.UpscaleResponseH\x00\x12\x0f\n\x05\x63hunk\x18\x03 \x01(\x0cH\x00\x42\t\n\x07message\"\'\n\x08Progress\x12\x0c\n\x04\x64one\x18\x01 \x01(\r\x12\r\n\x05total\x18\x02 \x01(\r*\x9c\x01\n\x06\x46\x61mily\x12\x16\n\x12\x46\x41MILY_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46\x41MILY_INTERPOLATION\x10\x01\x12\x15\n\x11\x46\x41MILY_REGRESSION\x10\x02\x12\x0e\n\nFAMILY_GAN\x10\x03\x12\x14\n\x10\x46\x41MILY_DIFFUSION\x10\x04\x12\x11\n\rFAMILY_REPLAY\x10\x05\x12\x10\n\x0c\x46\x41MILY_OTHER\x10\x06*X\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43\x41PABILITY_STREAM\x10\x01\x12\x17\n\x13\x43\x41PABILITY_PROGRESS\x10\x02\x32\xfc\x01\n\x0fUpscalerService\x12G\n\x08\x44\x65scribe\x12\x1c.upscaler.v1.DescribeRequest\x1a\x1d.upscaler.v1.DescribeResponse\x12\x44\n\x07Upscale\x12\x1b.upscaler.v1.UpscaleRequest\x1a\x1c.upscaler.v1.UpscaleResponse\x12Z\n\rUpscaleStream\x12!.upscaler.v1.UpscaleStreamRequest\x1a\".upscaler.v1.UpscaleStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!protos/upscaler/v1/upscaler.proto\x12\x0bupscaler.v1\x1a\x1egoogle/protobuf/duration.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xde\x03\n\x10\x44\x65scribeResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x06\x66\x61mily\x18\x02 \x01(\x0e\x32\x13.upscaler.v1.Family\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0e\n\x06scales\x18\x04 \x03(\r\x12,\n\x05sizes\x18\x05 \x01(\x0b\x32\x1d.upscaler.v1.SizeRequirements\x12\x10\n\x08\x63hannels\x18\x06 \x01(\r\x12\x15\n\rdeterministic\x18\x07 \x01(\x08\x12\x13\n\x0b\x62\x61tch_exact\x18\x08 \x01(\x08\x12\x0f\n\x07\x63lasses\x18\t \x03(\t\x12(\n\x07options\x18\n \x03(\x0b\x32\x17.upscaler.v1.OptionSpec\x12\x0e\n\x06\x64\x65vice\x18\x0b \x01(\t\x12\x11\n\tprecision\x18\x0c \x01(\t\x12\x0f\n\x07licence\x18\r \x01(\t\x12-\n\x0c\x63\x61pabilities\x18\x0e \x03(\x0e\x32\x17.upscaler.v1.Capability\x12\x19\n\x11max_message_bytes\x18\x0f \x01(\x04\x12\x11\n\tmax_batch\x18\x10 \x01(\r\x12\x0e\n\x06\x64omain\x18\x11 \x01(\t\x12/\n\x0cwarm_up_time\x18\x12 \x01(\x0b\x32\x19.google.protobuf.Duration\"a\n\x10SizeRequirements\x12\x0f\n\x07minimum\x18\x01 \x01(\r\x12\x0f\n\x07maximum\x18\x02 \x01(\r\x12\x13\n\x0bmultiple_of\x18\x03 \x01(\r\x12\x16\n\x0e\x64omain_minimum\x18\x04 \x01(\r\"\xae\x01\n\nOptionSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04help\x18\x02 \x01(\t\x12/\n\rdefault_value\x18\x03 \x01(\x0b\x32\x18.upscaler.v1.OptionValue\x12\x0f\n\x07\x63hoices\x18\x04 \x03(\t\x12\x14\n\x07minimum\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_minimumB\n\n\x08_maximum\"]\n\x0bOptionValue\x12\x11\n\x07\x62oolean\x18\x01 \x01(\x08H\x00\x12\x11\n\x07integer\x18\x02 \x01(\x03H\x00\x12\x10\n\x06number\x18\x03 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x42\x06\n\x04kind\"\xb5\x01\n\nInputImage\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x18\n\x0b\x63lass_index\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x1f\n\x12\x63onditioning_level\x18\x07 \x01(\x02H\x01\x88\x01\x01\x42\x0e\n\x0c_class_indexB\x15\n\x13_conditioning_level\"F\n\x0bOutputImage\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\xcd\x01\n\x0eUpscaleRequest\x12\'\n\x06images\x18\x01 \x03(\x0b\x32\x17.upscaler.v1.InputImage\x12\r\n\x05scale\x18\x02 \x01(\r\x12\x39\n\x07options\x18\x03 \x03(\x0b\x32(.upscaler.v1.UpscaleRequest.OptionsEntry\x1aH\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.upscaler.v1.OptionValue:\x02\x38\x01\"\xc7\x01\n\x0fUpscaleResponse\x12(\n\x06images\x18\x01 \x03(\x0b\x32\x18.upscaler.v1.OutputImage\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12-\n\nqueue_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0c\x63ompute_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\x12peak_device_memory\x18\x05 \x01(\x04\"a\n\x14UpscaleStreamRequest\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.upscaler.v1.UpscaleRequestH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"\x8e\x01\n\x15UpscaleStreamResponse\x12)\n\x08progress\x18\x01 \x01(\x0b\x32\x15.upscaler.v1.ProgressH\x00\x12.\n\x06header\x18\x02 \x01(\x0b\x32\x1c.upscaler.v1.UpscaleResponseH\x00\x12\x0f\n\x05\x63hunk\x18\x03 \x01(\x0cH\x00\x42\t\n\x07message\"\'\n\x08Progress\x12\x0c\n\x04\x64one\x18\x01 \x01(\r\x12\r\n\x05total\x18\x02 \x01(\r*\x9c\x01\n\x06\x46\x61mily\x12\x16\n\x12\x46\x41MILY_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46\x41MILY_INTERPOLATION\x10\x01\x12\x15\n\x11\x46\x41MILY_REGRESSION\x10\x02\x12\x0e\n\nFAMILY_GAN\x10\x03\x12\x14\n\x10\x46\x41MILY_DIFFUSION\x10\x04\x12\x11\n\rFAMILY_REPLAY\x10\x05\x12\x10\n\x0c\x46\x41MILY_OTHER\x10\x06*X\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43\x41PABILITY_STREAM\x10\x01\x12\x17\n\x13\x43\x41PABILITY_PROGRESS\x10\x02\x32\xfc\x01\n\x0fUpscalerService\x12G\n\x08\x44\x65scribe\x12\x1c.upscaler.v1.DescribeRequest\x1a\x1d.upscaler.v1.DescribeResponse\x12\x44\n\x07Upscale\x12\x1b.upscaler.v1.UpscaleRequest\x1a\x1c.upscaler.v1.UpscaleResponse\x12Z\n\rUpscaleStream\x12!.upscaler.v1.UpscaleStreamRequest\x1a\".upscaler.v1.UpscaleStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,36 +34,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_UPSCALEREQUEST_OPTIONSENTRY']._loaded_options = None
   _globals['_UPSCALEREQUEST_OPTIONSENTRY']._serialized_options = b'8\001'
-  _globals['_FAMILY']._serialized_start=1828
-  _globals['_FAMILY']._serialized_end=1984
-  _globals['_CAPABILITY']._serialized_start=1986
-  _globals['_CAPABILITY']._serialized_end=2074
+  _globals['_FAMILY']._serialized_start=1905
+  _globals['_FAMILY']._serialized_end=2061
+  _globals['_CAPABILITY']._serialized_start=2063
+  _globals['_CAPABILITY']._serialized_end=2151
   _globals['_DESCRIBEREQUEST']._serialized_start=82
   _globals['_DESCRIBEREQUEST']._serialized_end=99
   _globals['_DESCRIBERESPONSE']._serialized_start=102
-  _globals['_DESCRIBERESPONSE']._serialized_end=531
-  _globals['_SIZEREQUIREMENTS']._serialized_start=533
-  _globals['_SIZEREQUIREMENTS']._serialized_end=630
-  _globals['_OPTIONSPEC']._serialized_start=633
-  _globals['_OPTIONSPEC']._serialized_end=807
-  _globals['_OPTIONVALUE']._serialized_start=809
-  _globals['_OPTIONVALUE']._serialized_end=902
-  _globals['_INPUTIMAGE']._serialized_start=905
-  _globals['_INPUTIMAGE']._serialized_end=1086
-  _globals['_OUTPUTIMAGE']._serialized_start=1088
-  _globals['_OUTPUTIMAGE']._serialized_end=1158
-  _globals['_UPSCALEREQUEST']._serialized_start=1161
-  _globals['_UPSCALEREQUEST']._serialized_end=1366
-  _globals['_UPSCALEREQUEST_OPTIONSENTRY']._serialized_start=1294
-  _globals['_UPSCALEREQUEST_OPTIONSENTRY']._serialized_end=1366
-  _globals['_UPSCALERESPONSE']._serialized_start=1369
-  _globals['_UPSCALERESPONSE']._serialized_end=1540
-  _globals['_UPSCALESTREAMREQUEST']._serialized_start=1542
-  _globals['_UPSCALESTREAMREQUEST']._serialized_end=1639
-  _globals['_UPSCALESTREAMRESPONSE']._serialized_start=1642
-  _globals['_UPSCALESTREAMRESPONSE']._serialized_end=1784
-  _globals['_PROGRESS']._serialized_start=1786
-  _globals['_PROGRESS']._serialized_end=1825
-  _globals['_UPSCALERSERVICE']._serialized_start=2077
-  _globals['_UPSCALERSERVICE']._serialized_end=2329
+  _globals['_DESCRIBERESPONSE']._serialized_end=580
+  _globals['_SIZEREQUIREMENTS']._serialized_start=582
+  _globals['_SIZEREQUIREMENTS']._serialized_end=679
+  _globals['_OPTIONSPEC']._serialized_start=682
+  _globals['_OPTIONSPEC']._serialized_end=856
+  _globals['_OPTIONVALUE']._serialized_start=858
+  _globals['_OPTIONVALUE']._serialized_end=951
+  _globals['_INPUTIMAGE']._serialized_start=954
+  _globals['_INPUTIMAGE']._serialized_end=1135
+  _globals['_OUTPUTIMAGE']._serialized_start=1137
+  _globals['_OUTPUTIMAGE']._serialized_end=1207
+  _globals['_UPSCALEREQUEST']._serialized_start=1210
+  _globals['_UPSCALEREQUEST']._serialized_end=1415
+  _globals['_UPSCALEREQUEST_OPTIONSENTRY']._serialized_start=1343
+  _globals['_UPSCALEREQUEST_OPTIONSENTRY']._serialized_end=1415
+  _globals['_UPSCALERESPONSE']._serialized_start=1418
+  _globals['_UPSCALERESPONSE']._serialized_end=1617
+  _globals['_UPSCALESTREAMREQUEST']._serialized_start=1619
+  _globals['_UPSCALESTREAMREQUEST']._serialized_end=1716
+  _globals['_UPSCALESTREAMRESPONSE']._serialized_start=1719
+  _globals['_UPSCALESTREAMRESPONSE']._serialized_end=1861
+  _globals['_PROGRESS']._serialized_start=1863
+  _globals['_PROGRESS']._serialized_end=1902
+  _globals['_UPSCALERSERVICE']._serialized_start=2154
+  _globals['_UPSCALERSERVICE']._serialized_end=2406
 # @@protoc_insertion_point(module_scope)

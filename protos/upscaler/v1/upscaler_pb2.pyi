@@ -41,7 +41,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("name", "family", "digest", "scales", "sizes", "channels", "deterministic", "batch_exact", "classes", "options", "device", "precision", "licence", "capabilities", "max_message_bytes", "max_batch", "domain")
+    __slots__ = ("name", "family", "digest", "scales", "sizes", "channels", "deterministic", "batch_exact", "classes", "options", "device", "precision", "licence", "capabilities", "max_message_bytes", "max_batch", "domain", "warm_up_time")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -59,6 +59,7 @@ class DescribeResponse(_message.Message):
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_FIELD_NUMBER: _ClassVar[int]
     DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    WARM_UP_TIME_FIELD_NUMBER: _ClassVar[int]
     name: str
     family: Family
     digest: str
@@ -76,7 +77,8 @@ class DescribeResponse(_message.Message):
     max_message_bytes: int
     max_batch: int
     domain: str
-    def __init__(self, name: _Optional[str] = ..., family: _Optional[_Union[Family, str]] = ..., digest: _Optional[str] = ..., scales: _Optional[_Iterable[int]] = ..., sizes: _Optional[_Union[SizeRequirements, _Mapping]] = ..., channels: _Optional[int] = ..., deterministic: _Optional[bool] = ..., batch_exact: _Optional[bool] = ..., classes: _Optional[_Iterable[str]] = ..., options: _Optional[_Iterable[_Union[OptionSpec, _Mapping]]] = ..., device: _Optional[str] = ..., precision: _Optional[str] = ..., licence: _Optional[str] = ..., capabilities: _Optional[_Iterable[_Union[Capability, str]]] = ..., max_message_bytes: _Optional[int] = ..., max_batch: _Optional[int] = ..., domain: _Optional[str] = ...) -> None: ...
+    warm_up_time: _duration_pb2.Duration
+    def __init__(self, name: _Optional[str] = ..., family: _Optional[_Union[Family, str]] = ..., digest: _Optional[str] = ..., scales: _Optional[_Iterable[int]] = ..., sizes: _Optional[_Union[SizeRequirements, _Mapping]] = ..., channels: _Optional[int] = ..., deterministic: _Optional[bool] = ..., batch_exact: _Optional[bool] = ..., classes: _Optional[_Iterable[str]] = ..., options: _Optional[_Iterable[_Union[OptionSpec, _Mapping]]] = ..., device: _Optional[str] = ..., precision: _Optional[str] = ..., licence: _Optional[str] = ..., capabilities: _Optional[_Iterable[_Union[Capability, str]]] = ..., max_message_bytes: _Optional[int] = ..., max_batch: _Optional[int] = ..., domain: _Optional[str] = ..., warm_up_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class SizeRequirements(_message.Message):
     __slots__ = ("minimum", "maximum", "multiple_of", "domain_minimum")
@@ -166,16 +168,18 @@ class UpscaleRequest(_message.Message):
     def __init__(self, images: _Optional[_Iterable[_Union[InputImage, _Mapping]]] = ..., scale: _Optional[int] = ..., options: _Optional[_Mapping[str, OptionValue]] = ...) -> None: ...
 
 class UpscaleResponse(_message.Message):
-    __slots__ = ("images", "digest", "queue_time", "compute_time")
+    __slots__ = ("images", "digest", "queue_time", "compute_time", "peak_device_memory")
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     QUEUE_TIME_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_TIME_FIELD_NUMBER: _ClassVar[int]
+    PEAK_DEVICE_MEMORY_FIELD_NUMBER: _ClassVar[int]
     images: _containers.RepeatedCompositeFieldContainer[OutputImage]
     digest: str
     queue_time: _duration_pb2.Duration
     compute_time: _duration_pb2.Duration
-    def __init__(self, images: _Optional[_Iterable[_Union[OutputImage, _Mapping]]] = ..., digest: _Optional[str] = ..., queue_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., compute_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    peak_device_memory: int
+    def __init__(self, images: _Optional[_Iterable[_Union[OutputImage, _Mapping]]] = ..., digest: _Optional[str] = ..., queue_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., compute_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., peak_device_memory: _Optional[int] = ...) -> None: ...
 
 class UpscaleStreamRequest(_message.Message):
     __slots__ = ("header", "chunk")

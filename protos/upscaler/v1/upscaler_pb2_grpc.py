@@ -65,7 +65,8 @@ class UpscalerServiceServicer:
 
     def Upscale(self, request, context):
         """Upscales a batch of equally sized images. The same request gives the same bytes; an image alone and in a
-        batch differs by at most one level in 0.01 % of its values (not at all if `batch_exact`).
+        batch differs by at most one level in 0.01 % of its values (not at all if `batch_exact`). Requests that wait
+        together may be computed as one batch: then that rule holds between them, too.
         Errors: INVALID_ARGUMENT with BadRequest field violations, RESOURCE_EXHAUSTED, INTERNAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -1,0 +1,183 @@
+"""Requests take turns at the model, oldest first; those that wait together and fit are computed as one batch.
+
+A lone request starts at once: none waits for others to come. One whose client leaves does not stop the rest of its
+batch, and one that fails does not fail them: after an error each is computed alone.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.base import Backend, Batch, Cancelled, Progress
+from backends.validation import MAX_PIXELS
+from harness.resize import to_uint8
+
+if TYPE_CHECKING:
+    from backends.device import Device
+
+POLL_SECONDS = 0.5
+"""How often a waiting request looks whether its client is still there."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a request gets: (N, sH, sW, 3) uint8, and the figures of the computation that made it.
+
+    `queue_s` is the time from its arrival to the start of that computation, `compute_s` the time of the computation,
+    other requests in the same batch included, and `device_bytes` the most device memory it used.
+    """
+
+    pixels: NDArray[np.uint8]
+    queue_s: float
+    compute_s: float
+    device_bytes: int
+
+
+@dataclass(eq=False)
+class Job:
+    """A request in the queue; `active` says whether its client still waits for it."""
+
+    batch: Batch
+    active: Callable[[], bool]
+    progress: Progress
+    arrived: float = field(default_factory=time.perf_counter)
+    outcome: Outcome | Exception | None = None
+
+
+class Batcher:
+    """Runs one backend for many threads, one batch at a time."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.device: Device | None = getattr(backend, "device", None)
+        self.changed = threading.Condition()
+        self.waiting: list[Job] = []
+        self.busy = False
+
+    def run(self, job: Job) -> Outcome:
+        """Wait for the job's turn, and compute it or find it computed with another.
+
+        Raises:
+            Cancelled: its client left.
+            Exception: what the model raised for it.
+        """
+        jobs = self._wait(job)
+        try:
+            if jobs:
+                self._compute(jobs)
+        finally:
+            if jobs:
+                self._free()
+        if isinstance(job.outcome, Outcome):
+            return job.outcome
+        raise job.outcome or Cancelled
+
+    def _wait(self, job: Job) -> list[Job]:
+        """The jobs to compute now, this one first; none if it was computed meanwhile."""
+        with self.changed:
+            self.waiting.append(job)
+            while job.outcome is None and (self.busy or self.waiting[0] is not job):
+                self.changed.wait(POLL_SECONDS)
+                if not job.active():
+                    self._leave([job])
+                    raise Cancelled
+            if job.outcome is not None:
+                return []
+            self.busy = True
+            jobs = self._fitting(job)
+            self._leave(jobs)
+            return jobs
+
+    def _fitting(self, first: Job) -> list[Job]:
+        """The first job and the waiting ones that can be computed with it, in the order of their arrival."""
+        jobs, room = [first], self._limit(first.batch) - len(first.batch.ids)
+        for job in self.waiting:
+            if job is not first and len(job.batch.ids) <= room and job.active() and _kind(job) == _kind(first):
+                jobs.append(job)
+                room -= len(job.batch.ids)
+        return jobs
+
+    def _limit(self, batch: Batch) -> int:
+        """The most images to compute at once; no more than the batch has, if the backend gains nothing by more."""
+        d = self.backend.description
+        _, height, width, _ = batch.images.shape
+        return min(d.max_batch, MAX_PIXELS // (height * width * batch.scale**2)) if d.merge else 0
+
+    def _leave(self, jobs: list[Job]) -> None:
+        self.waiting = [job for job in self.waiting if job not in jobs]
+        self.changed.notify_all()
+
+    def _free(self) -> None:
+        with self.changed:
+            self.busy = False
+            self.changed.notify_all()
+
+    def _compute(self, jobs: Sequence[Job]) -> None:
+        """Set the outcome of each job."""
+        started = time.perf_counter()
+        try:
+            pixels = self._upscale(jobs)
+        except Exception as error:  # noqa: BLE001 - raised in the thread of its request
+            if len(jobs) == 1:
+                jobs[0].outcome = error
+            else:
+                for job in jobs:
+                    self._compute([job])
+            return
+        took = time.perf_counter() - started
+        memory = self.device.peak_memory() if self.device else 0
+        ends = np.cumsum([len(job.batch.ids) for job in jobs])
+        for job, part in zip(jobs, np.split(pixels, ends[:-1]), strict=True):
+            job.outcome = Outcome(part, started - job.arrived, took, memory)
+
+    def _upscale(self, jobs: Sequence[Job]) -> NDArray[np.uint8]:
+        def step(done: int, total: int) -> None:
+            if not any(job.active() for job in jobs):
+                raise Cancelled
+            for job in jobs:
+                job.progress(done, total)
+
+        batch = merged([job.batch for job in jobs])
+        if self.device:
+            self.device.reset_peak_memory()
+        step(0, 1)
+        return checked_pixels(self.backend.upscale(batch, step), batch)
+
+
+def _kind(job: Job) -> tuple[object, ...]:
+    """What has to be equal in requests that are computed together."""
+    return job.batch.images.shape[1:], job.batch.scale, job.batch.options
+
+
+def merged(batches: Sequence[Batch]) -> Batch:
+    """Batches of one kind as one, in their order."""
+    return replace(
+        batches[0],
+        images=np.concatenate([b.images for b in batches]),
+        ids=sum((b.ids for b in batches), ()),
+        seeds=sum((b.seeds for b in batches), ()),
+        classes=sum((b.classes for b in batches), ()),
+        levels=sum((b.levels for b in batches), ()),
+    )
+
+
+def checked_pixels(output: NDArray[np.uint8] | NDArray[np.floating], batch: Batch) -> NDArray[np.uint8]:
+    """The model's output as uint8 of the right shape.
+
+    Raises:
+        ValueError: the shape is wrong or a value is not finite.
+    """
+    n, height, width, channels = batch.images.shape
+    expected = (n, height * batch.scale, width * batch.scale, channels)
+    if output.shape != expected:
+        raise ValueError(f"the model returned shape {output.shape}; {expected} was expected")
+    if output.dtype == np.uint8:
+        return np.asarray(output, np.uint8)
+    if not np.isfinite(output).all():
+        raise ValueError("the model returned values that are not finite (NaN or infinity)")
+    return to_uint8(np.asarray(output, np.float64))

@@ -1,0 +1,150 @@
+"""Where and how a torch backend computes: the settings `device`, `precision` and `compile`.
+
+A torch backend makes a `Device` of its settings, places its network with it, and computes within `autocast()`.
+Noise is drawn on the CPU from each image's seed, so that a seed means the same on every device.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import sysconfig
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backends.base import code_digest
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+SWITCH = {"true": True, "false": False}
+
+Network = Callable[..., Tensor]
+"""Takes the image tensor (N, C, H, W) first, and whatever else the network takes."""
+
+
+class Device:
+    """One device and the arithmetic on it. The settings are text, as a command line gives them.
+
+    Args:
+        device: `cpu`, `cuda` (the first GPU) or `cuda:N`.
+        precision: `float32` (IEEE: no TF32), or `bfloat16` for what autocast lists (convolutions, products);
+            weights, sums between layers and the sampler's state stay float32.
+        compile: `true` compiles networks by torch.compile while the server starts.
+
+    Raises:
+        ValueError: one line; the text is none of these, or this machine cannot do it.
+    """
+
+    def __init__(self, device: str = "cpu", precision: str = "float32", compile: str = "false") -> None:  # noqa: A002 - the setting's name
+        _one_of("precision", precision, PRECISIONS)
+        self.where = _find(device)
+        self.precision = precision
+        self.compiled = SWITCH[_one_of("compile", compile, SWITCH)]
+        if self.where.type == "cuda":
+            _prepare_cuda(self.where, precision)
+        if self.compiled:
+            _check_compiler()
+
+    @property
+    def name(self) -> str:
+        """For `Describe`: "cpu", "cuda NVIDIA H100"; ", compiled" follows where networks are.
+
+        Which of several equal GPUs it is makes no difference to an output, so replicas on two of them are twins.
+        """
+        gpu = f" {torch.cuda.get_device_name(self.where)}" if self.where.type == "cuda" else ""
+        return f"{self.where.type}{gpu}{', compiled' if self.compiled else ''}"
+
+    def digest(self, *paths: Path) -> str:
+        """The digest of a backend's code and weights, and of how they are computed: each changes the last bits."""
+        files = code_digest(Path(__file__), *paths)
+        text = f"{files} {self.where.type} {self.precision} {'compiled' if self.compiled else 'eager'}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def place(self, network: nn.Module) -> Network:
+        """The network on this device, in evaluation mode and channels-last; compiled, if so set (see `Compiled`)."""
+        network = network.eval().to(self.where).to(memory_format=torch.channels_last)
+        return Compiled(network) if self.compiled else network
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Within it, networks compute in `precision`; open it once around all evaluations of a request."""
+        return torch.autocast(self.where.type, PRECISIONS[self.precision], enabled=self.precision != "float32")
+
+    def normal(self, generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
+        """Standard normal noise on the device, (N, *shape): each image's from its own generator, which is the CPU's."""
+        return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators]).to(self.where)
+
+    def synchronise(self) -> None:
+        """Wait until everything that was asked of a GPU is done; before a time is taken or progress is told."""
+        if self.where.type == "cuda":
+            torch.cuda.synchronize(self.where)
+
+    def reset_peak_memory(self) -> None:
+        """Start a new measurement of `peak_memory`."""
+        if self.where.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.where)
+
+    def peak_memory(self) -> int:
+        """Most bytes of GPU memory in use by tensors, weights included, since the reset; 0 on a CPU."""
+        return torch.cuda.max_memory_allocated(self.where) if self.where.type == "cuda" else 0
+
+
+class Compiled:
+    """A network compiled for the image size it sees first, in the server's warm-up; other sizes run as written.
+
+    So no request waits a minute for a compilation. The warm-up shows it one image and then two: one is
+    compiled for itself, two for any larger batch.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.fast: Network = torch.compile(network)
+        self.size: torch.Size | None = None
+
+    def __call__(self, x: Tensor, *rest: Tensor) -> Tensor:
+        """The network's output."""
+        self.size = self.size or x.shape[1:]
+        output: Tensor = (self.fast if x.shape[1:] == self.size else self.network)(x, *rest)
+        return output
+
+
+def _one_of(name: str, text: str, known: dict[str, Any]) -> str:
+    if text not in known:
+        raise ValueError(f"{name}={text[:40]!r}: choose {' or '.join(known)}")
+    return text
+
+
+def _find(text: str) -> torch.device:
+    """The device of a setting; `cuda` is `cuda:0`."""
+    if text == "cpu":
+        return torch.device("cpu")
+    match = re.fullmatch(r"cuda(?::([0-9]{1,2}))?", text)
+    if match is None:
+        raise ValueError(f"device={text[:40]!r}: choose cpu, cuda or cuda:N")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = int(match[1] or 0)
+    if index >= count:
+        raise ValueError(f"device={text}: PyTorch finds {count or 'no'} CUDA devices here; choose cpu, or a GPU it has")
+    return torch.device("cuda", index)
+
+
+def _prepare_cuda(where: torch.device, precision: str) -> None:
+    """Same request, same bytes: only deterministic algorithms, chosen without timing them; float32 is IEEE's."""
+    if precision == "bfloat16" and torch.cuda.get_device_capability(where) < (8, 0):
+        raise ValueError(f"precision=bfloat16: {torch.cuda.get_device_name(where)} has none; choose float32")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS: without it, not deterministic
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def _check_compiler() -> None:
+    """What torch.compile needs beside PyTorch: it looks for them only in the middle of its work."""
+    compiler, header = os.environ.get("CXX", "g++"), Path(sysconfig.get_path("include"), "Python.h")
+    if shutil.which(compiler) is None:
+        raise ValueError(f"compile=true: there is no C++ compiler ({compiler}); install one, or leave it out")
+    if not header.exists():
+        raise ValueError(f"compile=true: {header} is not there; install Python's headers, or leave it out")
