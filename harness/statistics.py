@@ -75,10 +75,15 @@ def percentile(values: Float, q: int) -> float:
     return float(np.percentile(values, q)) if len(values) >= ENOUGH[q] else math.nan
 
 
-def verdict(low: float, high: float, *, higher_is_better: bool) -> str:
-    """What a paired interval of "this minus that" says of this: better, worse, tie, or not measured."""
+def verdict(low: float, high: float, *, higher_is_better: bool | None) -> str:
+    """What a paired interval of "this minus that" says of this: better, worse, tie, or not measured.
+
+    A metric in which more is neither better nor worse gives higher or lower.
+    """
     if math.isnan(low):
         return "not measured"
     if low <= 0 <= high:
         return "tie"
+    if higher_is_better is None:
+        return "higher" if low > 0 else "lower"
     return "better" if (low > 0) == higher_is_better else "worse"
