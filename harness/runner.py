@@ -6,6 +6,7 @@ The same command continues an unfinished run: what is in the folder is not done 
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from harness.client import Item
 from harness.datasets import Dataset, dataset_hash, limit, open_dataset
-from harness.errors import BackendError, ConfigError
+from harness.degrade import sample_seed
+from harness.diversity import measure_diversity
+from harness.errors import BackendError, ConfigError, one_line
 from harness.images import load
 from harness.metrics import preflight
 from harness.plan import CLEAN, BackendSpec, Job, Step, parse_backend, plan
 from harness.prepare import prepare
-from harness.record import continued, new_record, now
+from harness.record import continued, input_sizes, new_record, now, usual_size
 from harness.score import BASELINE, CONTROL, identity, image_labels, output_path, score_run
 from harness.session import Session, refused
 from harness.set_measures import measure_sets
-from harness.store import Row, RunFolder
+from harness.store import Row, RunFolder, equal_sizes, png_size
 from harness.suite import Suite
 from harness.timing import drop_disturbed, is_timed, time_backend
+
+REQUEST_PIXELS = 2**23
+"""Most output pixels of a request of several images: 24 MiB, which any backend may answer in one message."""
 
 
 def run(job: Job, progress: Progress) -> RunFolder:
@@ -39,6 +45,7 @@ def run(job: Job, progress: Progress) -> RunFolder:
     dataset = open_dataset(job.dataset)
     if job.limit is not None:
         dataset = limit(dataset, job.limit, job.suite.seed)
+    check_replays(specs, dataset)
     folder = RunFolder(job.output)
     with folder.locked():
         Run(job, folder, dataset, progress).execute(specs)
@@ -65,6 +72,29 @@ def backend_specs(job: Job) -> list[BackendSpec]:
         if spec.address is None and spec.name not in ENTRIES:
             raise ConfigError(f"no backend {spec.name!r}; known: {', '.join(ENTRIES)}, or attach one by NAME@HOST:PORT")
     return specs
+
+
+def check_replays(specs: Sequence[BackendSpec], dataset: Dataset) -> None:
+    """Refuse precomputed outputs of which none is named after an image.
+
+    Raises:
+        ConfigError: so it is, or there are no outputs.
+    """
+    from backends.replay import stored_outputs
+
+    for spec in specs:
+        if "outputs" not in spec.settings:
+            continue
+        try:
+            names = stored_outputs(spec.settings["outputs"])
+        except ValueError as error:
+            raise ConfigError(f"{spec.label}: {error}") from error
+        if not any(record.id in names for record in dataset.records):
+            theirs, ours = one_line(min(names), 60), one_line(dataset.records[0].id, 60)
+            raise ConfigError(
+                f"{spec.label}: none of the {len(names)} outputs in {spec.settings['outputs']} is named after an image "
+                f"(outputs such as {theirs}, images such as {ours}); give the outputs of this dataset"
+            )
 
 
 def new_progress() -> Progress:
@@ -106,6 +136,7 @@ class Run:
             for part in earlier:  # only now: their cases have been tried again
                 part.unlink(missing_ok=True)
             score_run(self.folder, self.progress)
+            measure_diversity(self.folder, self.progress)
             measure_sets(self.folder, self.progress)
         except BaseException as error:
             self._write_record("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
@@ -122,7 +153,8 @@ class Run:
             self.folder, self.dataset, self.dataset_sha256, self.suite, self.steps, lambda: self.progress.advance(task)
         )
         self.progress.update(task, completed=len(self.dataset.records))
-        self.usable = set(self.images.loc[self.images["error"] == "", "image"].astype(str))
+        usable = self.images.loc[self.images["error"] == "", "image"].astype(str)
+        self.sizes = {image: png_size(self.folder.input(CLEAN.folder, image)) for image in usable}
         self.labels = image_labels(self.images)
 
     def _open(self, spec: BackendSpec) -> None:
@@ -136,24 +168,30 @@ class Run:
             self._fail_all(spec, error)
         else:
             self.sessions.append(session)
-            self.record["backends"].append(session.record)
+            small = sum(min(size) < session.record["domain_minimum"] for size in self.sizes.values())
+            self.record["backends"].append(session.record | {"out_of_domain": small > 0, "inputs_below_domain": small})
 
     def _identity(self, session: Session) -> Row:
         return identity(session.record, self.dataset.spec)
 
     def _generate(self, session: Session) -> None:
-        chosen = [[image for image in step.images if image in self.usable] for step in self.steps]
+        steps = [step for step in self.steps if not (step.sample and session.record["deterministic"])]
+        chosen = [[image for image in step.images if image in self.sizes] for step in steps]
         task = self.progress.add_task(session.spec.label, total=sum(map(len, chosen)))
-        for step, images in zip(self.steps, chosen, strict=True):
-            for start in range(0, len(images), session.batch):
-                batch = images[start : start + session.batch]
-                self._outputs(session, step, batch)
+        failed: set[str] = set()
+        for step, images in zip(steps, chosen, strict=True):
+            tried = [image for image in images if not (step.sample and image in failed)]
+            files = ((image, self.folder.input(step.condition.folder, image)) for image in tried)
+            for batch in equal_sizes(files, session.batch, REQUEST_PIXELS // self.suite.scale**2):
+                lost = self._outputs(session, step, [image for image, _ in batch])
+                failed |= lost if step.condition == CLEAN else set()
                 self.progress.advance(task, len(batch))
 
-    def _outputs(self, session: Session, step: Step, batch: list[str]) -> None:
+    def _outputs(self, session: Session, step: Step, batch: list[str]) -> set[str]:
+        """Store the outputs that are missing; returns the images that failed."""
         missing = []
         for image in batch:
-            item = self._item(step.condition.folder, image)
+            item = self._item(step, image)
             path = output_path(self.folder, session.record, step.condition, image, item.seed, self.suite.scale)
             if path is not None and not path.exists():
                 missing.append((item, path))
@@ -165,13 +203,15 @@ class Run:
             else:
                 self.folder.write_image(path, result)
         self.folder.append(failures, "failed")
+        return {str(row["image"]) for row in failures}
 
-    def _item(self, condition: str, image: str) -> Item:
-        return Item(image, load(self.folder.input(condition, image)), int(self.labels[image]["seed"]))
+    def _item(self, step: Step, image: str) -> Item:
+        seed = sample_seed(int(self.labels[image]["seed"]), step.sample)
+        return Item(image, load(self.folder.input(step.condition.folder, image)), seed)
 
     def _failure(self, who: Row, step: Step, image: str, error: Exception) -> Row:
         where = {"condition": step.condition.name, "severity": step.condition.severity, "scale": self.suite.scale}
-        what = {"image": image, "metric": "output", "error": f"{type(error).__name__}: {error}"}
+        what = {"image": image, "sample": step.sample, "metric": "output", "error": f"{type(error).__name__}: {error}"}
         return who | self.labels[image] | where | what
 
     def _fail_all(self, spec: BackendSpec, error: BackendError | ConfigError) -> None:
@@ -180,7 +220,7 @@ class Run:
             self._failure(who, step, image, error)
             for step in self.steps
             for image in step.images
-            if image in self.usable
+            if image in self.sizes and not step.sample
         ]
         self.folder.append(rows, "failed")
 
@@ -188,10 +228,13 @@ class Run:
         speed, who = self.suite.speed, self._identity(session)
         if speed is None or session.given_up is not None or is_timed(self.folder.rows("timed"), who):
             return
-        ordered = [r.id for r in limit(self.dataset, speed.images, self.suite.seed).records if r.id in self.usable]
-        items = [self._item(CLEAN.folder, image) for image in ordered]
+        size = usual_size(self.sizes.values())
+        same = tuple(record for record in self.dataset.records if self.sizes.get(record.id) == size)
+        chosen = limit(replace(self.dataset, records=same), speed.images, self.suite.seed)
+        items = [self._item(self.steps[0], record.id) for record in chosen.records]
         task = self.progress.add_task(f"{session.spec.label}: speed", total=1)
         try:
+            session.check_size(*size)
             rows = time_backend(session, items, speed)
         except BackendError as error:
             failure = {"condition": CLEAN.name, "metric": "timed", "error": f"{type(error).__name__}: {error}"}
@@ -205,6 +248,7 @@ class Run:
         if not self.record:
             self.record = new_record(self.job, self.dataset, self.dataset_sha256, self.images, self.steps)
             self.record |= continued(self.before, self.record)
+            self.record["inputs"] = input_sizes(self.sizes.values())
         self.record |= {"status": status, "finished": None if status == "running" else now()}
         self.folder.write_record(self.record)
 

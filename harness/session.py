@@ -79,11 +79,22 @@ class Session:
     def _check(self, d: pb.DescribeResponse) -> None:
         suite, who = self.suite, self.spec.label
         if suite.scale not in d.scales:
-            raise Incompatible(f"{who} has no scale {suite.scale}; it has {sorted(d.scales)}: change low or high")
-        small, step = d.sizes.minimum, max(1, d.sizes.multiple_of)
-        if suite.low < small or (d.sizes.maximum and suite.low > d.sizes.maximum) or suite.low % step:
-            most = d.sizes.maximum or "any"
-            raise Incompatible(f"{who} takes inputs of {small} to {most} pixels in steps of {step}, not {suite.low}")
+            raise Incompatible(f"{who} has no scale {suite.scale}; it has {sorted(d.scales)}: change the suite's scale")
+        if suite.reference:
+            self.check_size(suite.low, suite.low)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse inputs of a size that the backend does not take.
+
+        Raises:
+            Incompatible: it does not.
+        """
+        sizes = self.description.sizes
+        step, most = max(1, sizes.multiple_of), sizes.maximum or max(height, width)
+        if min(height, width) < sizes.minimum or max(height, width) > most or height % step or width % step:
+            limits = f"{sizes.minimum} to {sizes.maximum}" if sizes.maximum else f"at least {sizes.minimum}"
+            steps = f" in steps of {step}" if step > 1 else ""
+            raise Incompatible(f"{self.spec.label} takes inputs of {limits} pixels{steps}, not {width} x {height}")
 
     def _connect(self) -> None:
         if self.client is not None:
@@ -108,9 +119,13 @@ class Session:
         return min(self.suite.batch, self.description.max_batch)
 
     def upscale(self, items: Sequence[Item]) -> list[Pixels | BackendError]:
-        """An output or an error for each item; never raises a BackendError."""
+        """An output or an error for each item, all of one size; never raises a BackendError."""
         if self.given_up is not None:
             return [self.given_up] * len(items)
+        try:
+            self.check_size(*items[0].image.shape[:2])
+        except Incompatible as error:
+            return [error] * len(items)
         try:
             return list(self._call(items).images)
         except BackendError as error:
@@ -213,7 +228,6 @@ class Session:
             "licence": d.licence[:200],
             "domain": d.domain[:300],
             "domain_minimum": d.sizes.domain_minimum,
-            "out_of_domain": self.suite.low < d.sizes.domain_minimum,
             "deterministic": d.deterministic,
             "status": "ok",
             "error": None,
