@@ -27,17 +27,14 @@ class Replay:
     """
 
     def __init__(self, outputs: str) -> None:
-        path = Path(outputs)
-        self.stored = _from_parquet(path) if path.is_file() else _from_folder(path)
-        if not self.stored:
-            raise ValueError(f"{path}: holds no output images; give a folder of images or a parquet file")
+        self.stored = stored_outputs(outputs)
         self.description = Description(
             name="replay",
             family="replay",
             digest=hashlib.sha256(f"{code_digest(Path(__file__))} {_content(self.stored)}".encode()).hexdigest(),
             scales=tuple(range(1, 65)),
             licence="that of the outputs",
-            domain=f"the {len(self.stored)} images whose outputs lie in {path.name[:100]}",
+            domain=f"the {len(self.stored)} images whose outputs lie in {Path(outputs).name[:100]}",
             batch_exact=True,
         )
 
@@ -61,6 +58,19 @@ class Replay:
         if image.shape != (height, width, 3):
             raise Refused("scale", f"the output of {name[:80]!r} is {image.shape[0]} x {image.shape[1]}")
         return image
+
+
+def stored_outputs(outputs: str) -> Outputs:
+    """How to read each output of a folder or a parquet file, by the id of its image.
+
+    Raises:
+        ValueError: there are none, or two have one id.
+    """
+    path = Path(outputs)
+    stored = _from_parquet(path) if path.is_file() else _from_folder(path)
+    if not stored:
+        raise ValueError(f"{path}: holds no output images; give a folder of images or a parquet file")
+    return stored
 
 
 def _from_folder(path: Path) -> Outputs:

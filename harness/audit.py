@@ -16,8 +16,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.datasets import UNKNOWN
+from harness.diversity import DIVERSITY
 from harness.plan import CLEAN
-from harness.score import BASELINE, CONTROL, group_attributes, identity, output_path
+from harness.score import BASELINE, CONTROL, group_attributes, identity, output_path, scale_of
 from harness.set_measures import set_estimates
 from harness.speed_tables import scenario_rows, speed_rows, untimed_rows
 from harness.statistics import (
@@ -54,6 +55,7 @@ COLUMNS = {
     "worst": "backend metric rank image value input output target",
     "samples": "image backend input output target",
     "failures": "backend condition kind message n",
+    "diversity": "backend samples n mean low high note",
     "sets": "backend metric n value low high",
 }
 """Columns of each table, there even when it has no rows; those with pictures have the group attributes as well."""
@@ -90,9 +92,10 @@ class Scores:
         names = group_attributes(self.images)
         return [*names, *(["race x gender"] if {"race", "gender"} <= set(names) else [])]
 
-    def higher_is_better(self, metric: str) -> bool:
-        """The metric's direction."""
-        return bool(self.record["metrics"][metric]["higher_is_better"])
+    def higher_is_better(self, metric: str) -> bool | None:
+        """The metric's direction; None where more is neither better nor worse."""
+        direction: bool | None = self.record["metrics"][metric]["higher_is_better"]
+        return direction
 
     @cached_property
     def scores(self) -> pd.DataFrame:
@@ -115,6 +118,11 @@ class Scores:
         return (frame["race"] + " x " + frame["gender"]).where(known, UNKNOWN)
 
 
+def headline(record: dict[str, Any]) -> str:
+    """The metric that a run is judged by first: LPIPS; without ground truth, consistency with the input."""
+    return "lr_psnr" if (record["suite"].get("content") or {}).get("photos") else "lpips_alex"
+
+
 def tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
     """All tables of a run, by name."""
     scores = Scores.of(folder)
@@ -131,6 +139,7 @@ def tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
         "worst": worst,
         "samples": samples,
         "failures": failures,
+        "diversity": diversity,
         "sets": sets,
     }
     return {name: make(scores) for name, make in makers.items()}
@@ -166,7 +175,8 @@ def _paired(first: pd.Series, second: pd.Series) -> Float:
 def summary(scores: Scores) -> pd.DataFrame:
     """One row per backend and metric on clean input."""
     rows = []
-    failed = scores.rows[(scores.rows["metric"] == "output") & (scores.rows["condition"] == CLEAN.name)]
+    first = scores.rows[(scores.rows["condition"] == CLEAN.name) & (scores.rows["sample"] == 0)]
+    failed = first[first["metric"] == "output"]
     counts = failed.groupby("backend")["image"].nunique()
     for metric in scores.record["metrics"]:
         table = scores.values(metric)
@@ -214,7 +224,7 @@ def pairs(scores: Scores) -> pd.DataFrame:
 
 
 def groups(scores: Scores) -> pd.DataFrame:
-    """Every clean score by group, and its gain over bicubic on the same images (positive: better)."""
+    """Every clean score by group, and its gain over bicubic on the same images (positive: better, or more)."""
     rows = []
     for metric, attribute in itertools.product(scores.record["metrics"], scores.attributes):
         table = scores.values(metric)
@@ -233,7 +243,7 @@ def groups(scores: Scores) -> pd.DataFrame:
 def _gain(scores: Scores, table: pd.DataFrame, metric: str) -> pd.DataFrame:
     if BASELINE not in table:
         return table * np.nan
-    sign = 1 if scores.higher_is_better(metric) else -1
+    sign = -1 if scores.higher_is_better(metric) is False else 1
     return table.sub(table[BASELINE], axis=0) * sign
 
 
@@ -249,7 +259,7 @@ def _group(values: Float, gain: Float) -> dict[str, Any]:
 
 
 def gaps(scores: Scores) -> pd.DataFrame:
-    """The best and the worst group of each attribute, and whether chance alone would part them as far."""
+    """The best and the worst (or highest and lowest) group of each attribute, and whether chance parts them as far."""
     rows = []
     for metric, attribute in itertools.product(scores.record["metrics"], scores.attributes):
         table = scores.values(metric)
@@ -277,13 +287,13 @@ def _adjusted(gaps: pd.DataFrame) -> pd.DataFrame:
     return gaps
 
 
-def _gap(values: Float, groups: pd.Series, higher_is_better: bool) -> dict[str, Any]:  # noqa: FBT001
+def _gap(values: Float, groups: pd.Series, higher_is_better: bool | None) -> dict[str, Any]:  # noqa: FBT001
     count = groups.nunique()
     if count < 2:
         nothing = dict.fromkeys(("gap", "ratio", "null_mean", "null_p95", "p_value"), np.nan)
         return {"best": "", "worst": "", **nothing, "groups": count, "verdict": "insufficient"}
     frame = _metric_frame(values, groups)
-    order = frame.by_group.sort_values(ascending=not higher_is_better)
+    order = frame.by_group.sort_values(ascending=higher_is_better is False)
     test = gap_test(values, list(groups))
     return {
         "best": str(order.index[0]),
@@ -361,9 +371,8 @@ def untimed(scores: Scores) -> pd.DataFrame:
 def _pictures(scores: Scores, label: str, image: str) -> dict[str, str]:
     folder = scores.folder
     backend = next(b for b in scores.record["backends"] if b["label"] == label)
-    content = scores.record["suite"]["content"]
     seed = int(scores.images.loc[scores.images["image"] == image, "seed"].iloc[0])
-    output = output_path(folder, backend, CLEAN, image, seed, content["high"] // content["low"])
+    output = output_path(folder, backend, CLEAN, image, seed, scale_of(scores.record))
     paths = {"input": folder.input(CLEAN.folder, image), "output": output, "target": folder.target(image)}
     return {k: str(p.relative_to(folder.path)) if p is not None and p.exists() else "" for k, p in paths.items()}
 
@@ -374,13 +383,15 @@ def _with_groups(scores: Scores, image: str) -> dict[str, str]:
 
 
 def worst(scores: Scores) -> pd.DataFrame:
-    """Each backend's worst clean images by LPIPS (AlexNet)."""
+    """Each backend's worst clean images by the metric of `headline`."""
     rows: list[dict[str, Any]] = []
-    metric = "lpips_alex"
+    metric = headline(scores.record)
     if metric in scores.record["metrics"]:
         table = scores.values(metric)
+        up = bool(scores.higher_is_better(metric))
         for label in (b for b in table.columns if b != CONTROL):
-            for rank, (image, value) in enumerate(table[label].nlargest(WORST).items(), 1):
+            last = table[label].dropna().sort_values(ascending=up, kind="stable").head(WORST)
+            for rank, (image, value) in enumerate(last.items(), 1):
                 who = {"backend": label, "metric": metric, "rank": rank, "image": image, "value": value}
                 rows.append(who | _with_groups(scores, str(image)) | _pictures(scores, label, str(image)))
     return _frame("worst", rows, group_attributes(scores.images))
@@ -409,6 +420,21 @@ def failures(scores: Scores) -> pd.DataFrame:
         counts.setdefault(("", "dataset", "ImageError"), []).append(message)
     rows = [dict(zip(COLUMNS["failures"].split(), (*key, m[0], len(m)), strict=True)) for key, m in counts.items()]
     return _frame("failures", rows)
+
+
+def diversity(scores: Scores) -> pd.DataFrame:
+    """How far the outputs of one input differ with the seed: the mean over images of stochastic backends."""
+    samples = (scores.record["suite"]["content"].get("diversity") or {}).get("samples")
+    rows: list[dict[str, Any]] = []
+    measured = scores.rows[(scores.rows["metric"] == DIVERSITY["name"]) & scores.rows["value"].notna()]
+    for backend in scores.record["backends"] if samples else []:
+        if backend["label"] == CONTROL or backend["status"] != "ok":
+            continue
+        values = measured.loc[measured["backend"] == backend["label"], "value"].to_numpy(float)
+        single = backend["deterministic"]
+        who = {"backend": backend["label"], "samples": 1 if single else samples, "n": len(values)}
+        rows.append(who | _mean(values) | {"note": "deterministic: one output" if single else ""})
+    return _frame("diversity", rows)
 
 
 def sets(scores: Scores) -> pd.DataFrame:

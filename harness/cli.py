@@ -73,7 +73,9 @@ def options(
 
 @app.command()
 def run(  # noqa: PLR0913, PLR0917 - the options of the command
-    suite: Annotated[str, typer.Argument(metavar="SUITE", help="A built-in name (quick, faces) or a YAML file.")],
+    suite: Annotated[
+        str, typer.Argument(metavar="SUITE", help="A built-in name (quick, faces, photos) or a YAML file.")
+    ],
     dataset: Annotated[str | None, typer.Option(help="KIND:PATH[#SPLIT], or synthetic.")] = None,
     backend: Annotated[
         list[str] | None,
@@ -114,6 +116,7 @@ def run(  # noqa: PLR0913, PLR0917 - the options of the command
 def score(run_folder: RunArgument) -> None:
     """Score the stored outputs of a run again and derive its tables, without any backend."""
     with one_line_errors():
+        from harness.diversity import measure_diversity
         from harness.runner import new_progress
         from harness.score import score_run
         from harness.set_measures import measure_sets
@@ -123,6 +126,7 @@ def score(run_folder: RunArgument) -> None:
         with folder.locked():
             with new_progress() as progress:
                 score_run(folder, progress)
+                measure_diversity(folder, progress)
                 measure_sets(folder, progress)
             failed = _finish(folder)
     raise typer.Exit(int(failed))
@@ -158,7 +162,13 @@ def _finish(folder: "RunFolder") -> bool:
     return bool(len(failures))
 
 
-HEADLINE = {"psnr": "PSNR dB ↑", "ssim": "SSIM ↑", "lpips_alex": "LPIPS ↓", "lr_psnr": "LR-PSNR dB ↑"}
+HEADLINE = {
+    "psnr": "PSNR dB ↑",
+    "ssim": "SSIM ↑",
+    "lpips_alex": "LPIPS ↓",
+    "lr_psnr": "LR-PSNR dB ↑",
+    "sharpness": "sharpness",
+}
 """The metrics of the printed summary; the report has all of them."""
 
 

@@ -5,10 +5,12 @@
 KIND        PATH                                                  labels from
 utkface     a folder of [age]_[gender]_[race]_[time].jpg,         the file names
             or UTKFace as parquet files                           the columns
-fairface    a folder of fairface_label_[SPLIT].csv and [SPLIT]/,  that table (SPLIT train or val)
+fairface    a folder of fairface_label_[SPLIT].csv and [SPLIT]/   that table (SPLIT train or val)
+            (or [any folder]/[SPLIT]/),
             or FairFace as parquet files                          the columns
 celeba      a folder of list_attr_celeba.txt (or .csv) and        Male 1 or -1: gender male or female,
-            img_align_celeba/ (or the images themselves)          Young 1 or -1: age young or not young
+            img_align_celeba/ (or the images themselves)          Young 1 or -1: age young or not young;
+                                                                  identity_CelebA.txt: `Record.identity`
 lfw         a folder of [person]/[person]_[number].jpg            the folder, as `Record.identity`
 parquet     a parquet file, or a folder of them (#SPLIT picks)    the columns
 folder      a folder of images, searched in depth                 metadata.csv in it, if there is one
@@ -49,6 +51,7 @@ from harness.label_tables import (
     label_columns,
     listing,
     read_celeba,
+    read_celeba_people,
     read_celeba_split,
     read_labels,
 )
@@ -81,7 +84,7 @@ _AGE_RANGE = re.compile(
     r"\d{1,3} ?(-|–|to) ?\d{1,3}|(more than|over|under|less than|>|<) ?\d{1,3}|\d{1,3} ?\+|(not )?young"
 )
 _UTKFACE_NAME = re.compile(r"\d*_(\d*_){0,2}\d{8}")
-_TABLE = re.compile(r"metadata\.csv|(list_attr_celeba|list_eval_partition)\.(txt|csv)")
+_TABLE = re.compile(r"metadata\.csv|(list_\w+_celeba|list_eval_partition|identity_CelebA)\.(txt|csv)")
 _LFW_NAME = re.compile(r"(.+)_\d{4}")
 _ID_BYTES = 120
 _LABEL_LENGTH = 40
@@ -250,7 +253,8 @@ def _find(kind: str, path: Path, split: str) -> _Found:
         return _read_celeba(path, split)
     table = fairface_table(path, split) if kind == "fairface" else None
     if table:
-        return _read_table(path, table, *_image_files(path / table.stem.rpartition("_")[2]))
+        photos = _fairface_photos(path, table.stem.rpartition("_")[2])
+        return _read_table(photos.parent, table, *_image_files(photos))
     shards = _parquet_files(path) if kind in {"parquet", "utkface", "fairface"} else []
     if kind == "fairface" and not shards:
         tables = " or ".join(f"fairface_label_{name}.csv" for name in FAIRFACE_SPLITS)
@@ -261,6 +265,11 @@ def _find(kind: str, path: Path, split: str) -> _Found:
         raise DatasetError(f"{path}: #{one_line(split, 60)} selects a split and these files have none; leave it out")
     load = {"utkface": _read_utkface, "lfw": _read_lfw, "folder": _read_folder}[kind]
     return load(path, *_image_files(path))
+
+
+def _fairface_photos(path: Path, split: str) -> Path:
+    """The folder of a split's photos, beside the tables or in a folder of its archive's name."""
+    return next(filter(Path.is_dir, (path / split, *sorted(path.glob(f"*/{split}")))), path / split)
 
 
 # ---- from photos as found to records ----
@@ -434,7 +443,8 @@ def _read_celeba(folder: Path, split: str) -> _Found:
     """Photos of CelebA, found by file name in any depth and labelled by the attribute list."""
     places = (folder / "img_align_celeba", folder / "Img" / "img_align_celeba")
     files, notes = _image_files(next((place for place in places if place.is_dir()), folder))
-    labels = read_celeba(folder)
+    labels, people = read_celeba(folder), read_celeba_people(folder)
+    labels = labels._replace(rows={name: row | {"identity": people.get(name, "")} for name, row in labels.rows.items()})
     if split:
         members, assigned = read_celeba_split(folder, split)
         stray = sum(file.name not in assigned for file in files)
@@ -489,7 +499,13 @@ def _pick_split(path: Path, shards: Sequence[Path], split: str) -> list[Path]:
     if not shards:
         raise DatasetError(f"{path}: no parquet files in this folder; check the path")
     chosen = choose_split(path, map(_split_name, shards), split)
-    return [shard for shard in shards if _split_name(shard) == chosen]
+    files = [shard for shard in shards if _split_name(shard) == chosen]
+    folders = sorted({str(file.parent) for file in files})
+    if len(folders) > 1:
+        raise DatasetError(
+            f"{path}: the split {one_line(chosen, 60)} lies in several folders ({listing(folders)}); give one of them"
+        )
+    return files
 
 
 def _split_name(shard: Path) -> str:

@@ -18,6 +18,11 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def sample_seed(seed: int, sample: int) -> int:
+    """The seed of one of several outputs of an image whose own seed, that of output 0, is `seed`."""
+    return seed_of(seed, "sample", sample) if sample else seed
+
+
 def make_target(image: Pixels, high: int, kernel: str = "bicubic") -> Pixels:
     """The (high, high, 3) ground truth of a photo: its centre square, resized, rounded to 8 bit.
 
@@ -32,6 +37,21 @@ def make_target(image: Pixels, high: int, kernel: str = "bicubic") -> Pixels:
             f"{size} pixels are fewer than the target's {high} a side; use larger photos or a smaller high"
         )
     return square if side == high else to_uint8(resize(square.astype(np.float64), high, high, kernel))
+
+
+def given_input(image: Pixels, max_pixels: int) -> Pixels:
+    """A photo that is itself the input, whole and as it is.
+
+    Raises:
+        ImageError: it has more than `max_pixels`.
+    """
+    height, width, _ = image.shape
+    if height * width > max_pixels:
+        raise ImageError(
+            f"{width} x {height} is more than the suite's max_pixels, {max_pixels}; "
+            "so large a photo is its own ground truth: use a suite with low and high"
+        )
+    return image
 
 
 def make_input(target: Pixels, low: int) -> Pixels:

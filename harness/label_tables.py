@@ -6,6 +6,7 @@ table                                              file names in                
 metadata.csv                                       column file_name, image, file or path   `LABEL_COLUMNS`
 fairface_label_train.csv, fairface_label_val.csv   column file                             `LABEL_COLUMNS`
 list_attr_celeba.txt or .csv                       the first column                        `CELEBA_COLUMNS`
+identity_CelebA.txt                                the first column                        (the person's number)
 """
 
 import csv
@@ -109,6 +110,13 @@ def read_celeba_split(folder: Path, split: str) -> tuple[set[str], set[str]]:
     return {name for name, its in splits.items() if its == split}, set(splits)
 
 
+def read_celeba_people(folder: Path) -> dict[str, str]:
+    """The number of the person on each photo, by file name; none where the list, which comes on request, is not."""
+    table = _find_celeba_list(folder, "identity_CelebA")
+    pairs = [fields for fields in _lines(table) if len(fields) == 2] if table else []
+    return {name.strip(): person.strip() for name, person in pairs}
+
+
 def choose_split(path: Path, splits: Iterable[str], split: str) -> str:
     """The split to read; without a name, there must be only one.
 
@@ -170,8 +178,13 @@ def _by_file(table: Path, listed: Sequence[tuple[str, dict[str, str]]]) -> tuple
 
 
 def _celeba_list(folder: Path, stem: str) -> Path:
+    found = _find_celeba_list(folder, stem)
+    if found is None:
+        raise DatasetError(f"{folder}: no {stem}.txt or {stem}.csv in this folder; put CelebA's list there")
+    return found
+
+
+def _find_celeba_list(folder: Path, stem: str) -> Path | None:
     """A list in the folder or in one of its folders, such as CelebA's Anno and Eval."""
-    for pattern in (f"{stem}.txt", f"{stem}.csv", f"*/{stem}.txt", f"*/{stem}.csv"):
-        for found in sorted(folder.glob(pattern)):
-            return found
-    raise DatasetError(f"{folder}: no {stem}.txt or {stem}.csv in this folder; put CelebA's list there")
+    patterns = (f"{stem}.txt", f"{stem}.csv", f"*/{stem}.txt", f"*/{stem}.csv")
+    return next((found for pattern in patterns for found in sorted(folder.glob(pattern))), None)

@@ -1,4 +1,4 @@
-"""Scores of single images: fidelity (PSNR, SSIM), perception (LPIPS), consistency with the low-resolution input.
+"""Scores of single images: fidelity (PSNR, SSIM), perception (LPIPS), consistency with the input, sharpness.
 
 `METRICS` names them with their recipes; `score` computes one for a batch. Conventions are those of the
 super-resolution literature: BT.601 luma in 16..235 (MATLAB's rgb2ycbcr), `scale` pixels of border cropped for
@@ -33,6 +33,8 @@ WINDOW = 11  # side of SSIM's window, in pixels
 SIGMA = 1.5  # its standard deviation
 LPIPS_MINIMUM = 32  # pixels a side, what AlexNet needs; the authors advise 64
 LPIPS_PIXELS = 1 << 20  # in one forward pass: bounds memory
+GREY = np.array([0.299, 0.587, 0.114])  # of R, G and B in the grey image whose sharpness is measured
+LAPLACIAN = np.array([[1.0, 1.0, 1.0], [1.0, -8.0, 1.0], [1.0, 1.0, 1.0]])
 BACKBONES = {"alex": ("alexnet.ckpt", "AlexNet_0"), "vgg": ("vgg16.ckpt", "VGG16_0")}
 
 Net = Literal["alex", "vgg"]
@@ -40,16 +42,16 @@ Net = Literal["alex", "vgg"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A per-image metric; `reference` says that it needs the ground truth, else it needs the input image.
+    """A per-image metric; `reference` says that it needs the ground truth, else the input image will do.
 
-    `recipe` is all that must agree for two figures to be comparable. `compute` maps outputs, what they are
-    compared with, and the scale to one value per image.
+    `higher_is_better` is None where more is neither better nor worse. `recipe` is all that must agree for two figures
+    to be comparable. `compute` maps outputs, what they are compared with, and the scale to one value per image.
     """
 
     name: str
     title: str
     unit: str
-    higher_is_better: bool
+    higher_is_better: bool | None
     recipe: str
     reference: bool
     compute: Callable[[Images, Images, int], Float]
@@ -156,6 +158,18 @@ def _lr_psnr(outputs: Images, inputs: Images, scale: int) -> Float:
     return -10 * np.log10(mse, where=mse > 0, out=np.full_like(mse, -math.inf))
 
 
+# Sharpness
+
+
+def _sharpness(outputs: Images, _: Images, __: int) -> Float:
+    """Variance of the Laplacian (Pech-Pacheco et al. 2000), as Lasz et al. 2024 compute their "blur"."""
+    from scipy.ndimage import convolve
+
+    if min(outputs.shape[1:3]) < len(LAPLACIAN):
+        return np.full(len(outputs), math.nan)
+    return np.array([convolve(output @ GREY / 255, LAPLACIAN, mode="mirror").var(ddof=1) for output in outputs])
+
+
 # Perception
 
 
@@ -220,6 +234,11 @@ def _lpips_recipe(net: Net) -> str:
 _LUMA = "BT.601 luma 16..235, float64, unrounded, border of `scale` px cropped"
 _SSIM = "Gaussian window 11 x 11 sigma 1.5, K1 .01, K2 .03, range 255, valid region, population covariance"
 _LOW = "output reduced by antialiased bicubic a=-0.5, float, against the 8-bit input, RGB, range 0..1"
+
+_SHARPNESS = (
+    "variance of the Laplacian (3 x 3, 8 neighbours, borders mirrored) of grey .299 R + .587 G + .114 B, range 0..1; "
+    "not quality: noise, ringing and invented texture raise it"
+)
 
 METRICS = {
     metric.name: metric
@@ -295,6 +314,15 @@ METRICS = {
             recipe=f"{_LOW}, peak 1, per image",
             reference=False,
             compute=_lr_psnr,
+        ),
+        Metric(
+            name="sharpness",
+            title="Sharpness",
+            unit="",
+            higher_is_better=None,
+            recipe=_SHARPNESS,
+            reference=False,
+            compute=_sharpness,
         ),
     )
 }

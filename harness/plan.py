@@ -7,7 +7,7 @@ from pathlib import Path
 from backends.registry import ENTRIES
 from harness.datasets import Dataset, limit
 from harness.errors import ConfigError, one_line
-from harness.suite import Suite
+from harness.suite import Diversity, Noise, Suite
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,15 @@ CLEAN = Condition("clean")
 
 @dataclass(frozen=True)
 class Step:
-    """A condition, the ids of the images it uses, and the metrics scored under it."""
+    """A condition, the ids of the images it uses, and the metrics scored under it.
+
+    `sample` numbers the outputs of one input; those after the first, 0, are for stochastic backends only.
+    """
 
     condition: Condition
     images: tuple[str, ...]
     metrics: tuple[str, ...]
+    sample: int = 0
 
 
 def conditions(suite: Suite) -> list[tuple[Condition, tuple[str, ...]]]:
@@ -59,11 +63,16 @@ def conditions(suite: Suite) -> list[tuple[Condition, tuple[str, ...]]]:
 
 
 def plan(suite: Suite, dataset: Dataset) -> list[Step]:
-    """The steps of a suite over a dataset; noise uses a subset stratified by group."""
+    """The steps of a suite over a dataset; noise and diversity use subsets stratified by group."""
+
+    def subset(part: Noise | Diversity | None) -> tuple[str, ...]:
+        return tuple(record.id for record in limit(dataset, part.images, suite.seed).records) if part else ()
+
     everything = tuple(record.id for record in dataset.records)
-    count = suite.noise.images if suite.noise else len(everything)
-    chosen = tuple(record.id for record in limit(dataset, count, suite.seed).records)
-    return [Step(c, everything if c == CLEAN else chosen, metrics) for c, metrics in conditions(suite)]
+    noisy, diverse = subset(suite.noise), subset(suite.diversity)
+    steps = [Step(c, everything if c == CLEAN else noisy, metrics) for c, metrics in conditions(suite)]
+    more = range(1, suite.diversity.samples) if suite.diversity else ()
+    return steps + [Step(CLEAN, diverse, (), sample) for sample in more]
 
 
 @dataclass(frozen=True)

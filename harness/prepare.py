@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.datasets import Dataset, Record
-from harness.degrade import gaussian_noise, make_input, make_target, seed_of
+from harness.degrade import gaussian_noise, given_input, make_input, make_target, seed_of
 from harness.errors import DatasetError, ImageError, StoreError
 from harness.metrics import METRICS
 from harness.plan import CLEAN, Step
@@ -78,10 +78,9 @@ def _prepare_image(
         "error": "",
     }
     try:
-        target = folder.cached_image(folder.target(record.id), lambda: _target(dataset, record, suite))
+        clean = _clean_input(folder, dataset, record, suite)
     except ImageError as error:
         return row | {"error": _named(record, error)}
-    clean = folder.cached_image(folder.input(CLEAN.folder, record.id), lambda: make_input(target, suite.low))
     for step in steps:
         condition = step.condition
         if condition != CLEAN and record.id in step.images:
@@ -89,6 +88,16 @@ def _prepare_image(
             noisy = partial(gaussian_noise, clean, condition.sigma, seed)
             folder.cached_image(folder.input(condition.folder, record.id), noisy)
     return row
+
+
+def _clean_input(folder: RunFolder, dataset: Dataset, record: Record, suite: Suite) -> NDArray[np.uint8]:
+    """What the backends receive, made from the ground truth where there is one."""
+    path = folder.input(CLEAN.folder, record.id)
+    if suite.photos:
+        bound = suite.photos.max_pixels
+        return folder.cached_image(path, lambda: given_input(dataset.image(record), bound))
+    target = folder.cached_image(folder.target(record.id), lambda: _target(dataset, record, suite))
+    return folder.cached_image(path, lambda: make_input(target, suite.low))
 
 
 def _named(record: Record, error: ImageError) -> str:

@@ -2,13 +2,15 @@
 
 import datetime as dt
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from harness import __version__, environment
 from harness.datasets import AGE_RULE, Dataset
+from harness.diversity import DIVERSITY
 from harness.meters import package_joules
 from harness.metrics import METRICS
 from harness.plan import Job, Step
@@ -16,6 +18,9 @@ from harness.score import CONTROL_RECORD
 from harness.set_measures import TITLES, network_recipe
 from harness.store import SCHEMA
 from harness.suite import Speed, Suite
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
 
 
 def now() -> str:
@@ -43,13 +48,27 @@ def new_record(
         "finished": None,
         "suite": _suite(job.suite),
         "dataset": _dataset(dataset, dataset_sha256, images),
-        "backends": [CONTROL_RECORD],
+        "backends": [CONTROL_RECORD] if job.suite.reference else [],
         "metrics": {name: _metric(name) for name in METRICS if any(name in step.metrics for step in steps)},
+        "diversity": DIVERSITY if job.suite.diversity else {},
         "set_metrics": {name: {"title": TITLES[name], "recipe": network_recipe()} for name in job.suite.set_metrics},
         "speed": _speed(job.suite.speed),
         "environment": environment.describe(),
         "warnings": [],
     }
+
+
+def usual_size(sizes: Iterable[Size]) -> Size:
+    """The size that most inputs have, the smallest among equals: the timed pass uses it, for a request holds one."""
+    count = Counter(sizes)
+    return min(count, key=lambda size: (-count[size], size[0] * size[1], size))
+
+
+def input_sizes(sizes: Collection[Size]) -> dict[str, Any]:
+    """What the record says of the sizes of the inputs; texts are WIDTH x HEIGHT."""
+    ordered = sorted(set(sizes), key=lambda size: (size[0] * size[1], size))
+    named = {"smallest": ordered[0], "largest": ordered[-1], "timed": usual_size(sizes)}
+    return {"sizes": len(ordered)} | {name: f"{width} x {height}" for name, (height, width) in named.items()}
 
 
 def _suite(suite: Suite) -> dict[str, Any]:

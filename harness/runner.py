@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from harness.client import Item
 from harness.credentials import Credentials, load_credentials
 from harness.datasets import Dataset, dataset_hash, limit, open_dataset
-from harness.degrade import make_input
-from harness.errors import BackendError, ConfigError
+from harness.degrade import make_input, sample_seed
+from harness.diversity import measure_diversity
+from harness.errors import BackendError, ConfigError, one_line
 from harness.images import centre_square, load
 from harness.metrics import preflight
-from harness.plan import BackendSpec, Job, Step, parse_backend, plan
+from harness.plan import CLEAN, BackendSpec, Job, Step, parse_backend, plan
 from harness.prepare import prepare
-from harness.record import continued, new_record, now
+from harness.record import continued, input_sizes, new_record, now, usual_size
 from harness.replicas import Replicas
 from harness.score import BASELINE, CONTROL, identity, image_labels, output_path, score_run
 from harness.session import refused
 from harness.set_measures import measure_sets
 from harness.speed import Bench
-from harness.store import Row, RunFolder
+from harness.store import Row, RunFolder, equal_sizes, png_size
 from harness.suite import Suite
 from harness.timing import drop_disturbed
+
+REQUEST_PIXELS = 2**23
+"""Most output pixels of a request of several images: 24 MiB, which any backend may answer in one message."""
 
 
 def run(job: Job, progress: Progress) -> RunFolder:
@@ -45,6 +50,7 @@ def run(job: Job, progress: Progress) -> RunFolder:
     dataset = open_dataset(job.dataset)
     if job.limit is not None:
         dataset = limit(dataset, job.limit, job.suite.seed)
+    check_replays(specs, dataset)
     folder = RunFolder(job.output)
     with folder.locked():
         Run(job, folder, dataset, progress).execute(specs, credentials)
@@ -71,6 +77,29 @@ def backend_specs(job: Job) -> list[BackendSpec]:
         if spec.address is None and spec.name not in ENTRIES:
             raise ConfigError(f"no backend {spec.name!r}; known: {', '.join(ENTRIES)}, or attach one by NAME@HOST:PORT")
     return specs
+
+
+def check_replays(specs: Sequence[BackendSpec], dataset: Dataset) -> None:
+    """Refuse precomputed outputs of which none is named after an image.
+
+    Raises:
+        ConfigError: so it is, or there are no outputs.
+    """
+    from backends.replay import stored_outputs
+
+    for spec in specs:
+        if "outputs" not in spec.settings:
+            continue
+        try:
+            names = stored_outputs(spec.settings["outputs"])
+        except ValueError as error:
+            raise ConfigError(f"{spec.label}: {error}") from error
+        if not any(record.id in names for record in dataset.records):
+            theirs, ours = one_line(min(names), 60), one_line(dataset.records[0].id, 60)
+            raise ConfigError(
+                f"{spec.label}: none of the {len(names)} outputs in {spec.settings['outputs']} is named after an image "
+                f"(outputs such as {theirs}, images such as {ours}); give the outputs of this dataset"
+            )
 
 
 def new_progress() -> Progress:
@@ -114,6 +143,7 @@ class Run:
             for part in earlier:  # only now: their cases have been tried again
                 part.unlink(missing_ok=True)
             score_run(self.folder, self.progress)
+            measure_diversity(self.folder, self.progress)
             measure_sets(self.folder, self.progress)
         except BaseException as error:
             self._write_record("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
@@ -130,7 +160,8 @@ class Run:
             self.folder, self.dataset, self.dataset_sha256, self.suite, self.steps, lambda: self.progress.advance(task)
         )
         self.progress.update(task, completed=len(self.dataset.records))
-        self.usable = set(self.images.loc[self.images["error"] == "", "image"].astype(str))
+        usable = self.images.loc[self.images["error"] == "", "image"].astype(str)
+        self.sizes = {image: png_size(self.folder.input(CLEAN.folder, image)) for image in usable}
         self.labels = image_labels(self.images)
 
     def _open(self, spec: BackendSpec, credentials: Mapping[str, Credentials]) -> None:
@@ -145,34 +176,43 @@ class Run:
             self._fail_all(spec, error)
         else:
             self.backends.append(backend)
-            self.record["backends"].append(backend.record)
+            small = sum(min(size) < backend.record["domain_minimum"] for size in self.sizes.values())
+            self.record["backends"].append(backend.record | {"out_of_domain": small > 0, "inputs_below_domain": small})
 
     def _identity(self, backend: Replicas) -> Row:
         return identity(backend.record, self.dataset.spec)
 
-    def _batches(self, size: int) -> Iterator[tuple[Step, list[str]]]:
-        for step in self.steps:
-            images = [image for image in step.images if image in self.usable]
-            for start in range(0, len(images), size):
-                yield step, images[start : start + size]
-
     def _generate(self, backend: Replicas) -> None:
-        batches = list(self._batches(backend.batch))
-        task = self.progress.add_task(backend.spec.label, total=sum(len(images) for _, images in batches))
+        """Store the outputs that are missing, and a row for each failure; one that failed is not sampled further."""
+        steps = [step for step in self.steps if not (step.sample and backend.record["deterministic"])]
+        task = self.progress.add_task(backend.spec.label, total=sum(len(self._usable(step)) for step in steps))
+        failed: set[str] = set()
         pool = ThreadPoolExecutor(len(backend.sessions) + 1)  # one more reads and writes while the replicas work
         try:
-            for (_, images), failures in zip(batches, pool.map(partial(self._outputs, backend), batches), strict=True):
-                self.folder.append(failures, "failed")
-                self.progress.advance(task, len(images))
+            for step in steps:
+                tried = [image for image in self._usable(step) if not (step.sample and image in failed)]
+                batches = [*self._batches(step, tried, backend.batch)]
+                results = pool.map(partial(self._outputs, backend, step), batches)
+                for images, failures in zip(batches, results, strict=True):
+                    self.folder.append(failures, "failed")
+                    failed |= {str(row["image"]) for row in failures if step.condition == CLEAN}
+                    self.progress.advance(task, len(images))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _outputs(self, backend: Replicas, work: tuple[Step, list[str]]) -> list[Row]:
+    def _usable(self, step: Step) -> list[str]:
+        return [image for image in step.images if image in self.sizes]
+
+    def _batches(self, step: Step, images: list[str], most: int) -> Iterator[list[str]]:
+        files = ((image, self.folder.input(step.condition.folder, image)) for image in images)
+        for batch in equal_sizes(files, most, REQUEST_PIXELS // self.suite.scale**2):
+            yield [image for image, _ in batch]
+
+    def _outputs(self, backend: Replicas, step: Step, images: list[str]) -> list[Row]:
         """Write the outputs of a batch that are not there yet; returns a row for each failure."""
-        step, images = work
         missing = []
         for image in images:
-            item = self._item(step.condition.folder, image)
+            item = self._item(step, image)
             path = output_path(self.folder, backend.record, step.condition, image, item.seed, self.suite.scale)
             if path is not None and not path.exists():
                 missing.append((item, path))
@@ -194,12 +234,13 @@ class Run:
             notes.append(f"{backend.spec.label}: its times are those of a single one of its replicas")
         self.record["warnings"] += notes
 
-    def _item(self, condition: str, image: str) -> Item:
-        return Item(image, load(self.folder.input(condition, image)), int(self.labels[image]["seed"]))
+    def _item(self, step: Step, image: str) -> Item:
+        seed = sample_seed(int(self.labels[image]["seed"]), step.sample)
+        return Item(image, load(self.folder.input(step.condition.folder, image)), seed)
 
     def _failure(self, who: Row, step: Step, image: str, error: Exception) -> Row:
         where = {"condition": step.condition.name, "severity": step.condition.severity, "scale": self.suite.scale}
-        what = {"image": image, "metric": "output", "error": f"{type(error).__name__}: {error}"}
+        what = {"image": image, "sample": step.sample, "metric": "output", "error": f"{type(error).__name__}: {error}"}
         return who | self.labels[image] | where | what
 
     def _fail_all(self, spec: BackendSpec, error: BackendError | ConfigError) -> None:
@@ -208,7 +249,7 @@ class Run:
             self._failure(who, step, image, error)
             for step in self.steps
             for image in step.images
-            if image in self.usable
+            if image in self.sizes and not step.sample
         ]
         self.folder.append(rows, "failed")
 
@@ -217,24 +258,31 @@ class Run:
         if self.suite.speed is None or session.given_up is not None:
             return
         bench = Bench(session, self.suite.speed, self.folder, self.timing_inputs, self._identity(backend))
-        task = self.progress.add_task(f"{backend.spec.label}: speed", total=len(bench.sizes))
-        for size in bench.sizes:
+        sizes = self.suite.speed.sizes or (self.suite.scale * max(usual_size(self.sizes.values())),)
+        task = self.progress.add_task(f"{backend.spec.label}: speed", total=len(sizes))
+        for size in sizes:
             bench.measure(size)
             self.progress.advance(task)
 
     def _timing_inputs(self, side: int) -> list[Item]:
-        """Photos at `side` pixels for the timed passes, enlarged where they are smaller."""
+        """For the timed passes: inputs as they are, where the usual size has this longer side; else squares of it."""
         count = self.suite.speed.images if self.suite.speed else 0
-        chosen = [r for r in limit(self.dataset, count, self.suite.seed).records if r.id in self.usable]
+        size = usual_size(self.sizes.values())
+        if side == max(size):
+            same = tuple(record for record in self.dataset.records if self.sizes.get(record.id) == size)
+            chosen = limit(replace(self.dataset, records=same), count, self.suite.seed).records
+            return [self._item(self.steps[0], record.id) for record in chosen]
         return [
             Item(r.id, make_input(centre_square(self.dataset.image(r)), side), int(self.labels[r.id]["seed"]))
-            for r in chosen
+            for r in limit(self.dataset, count, self.suite.seed).records
+            if r.id in self.sizes
         ]
 
     def _write_record(self, status: str) -> None:
         if not self.record:
             self.record = new_record(self.job, self.dataset, self.dataset_sha256, self.images, self.steps)
             self.record |= continued(self.before, self.record)
+            self.record["inputs"] = input_sizes(self.sizes.values())
         self.record |= {"status": status, "finished": None if status == "running" else now()}
         self.folder.write_record(self.record)
 

@@ -14,10 +14,12 @@ from harness.errors import StoreError
 from harness.images import load
 from harness.metrics import METRICS, score
 from harness.plan import CLEAN, Condition, conditions
-from harness.store import Row, RunFolder, cache_key, is_whole, read_table
+from harness.store import Row, RunFolder, cache_key, equal_sizes, is_whole, read_table
 from harness.suite import Suite
 
 BATCH = 32
+BATCH_PIXELS = 2**24
+"""Most pixels of a batch of several outputs that are scored together: bounds memory."""
 BASELINE = "bicubic"
 """The backend that every other one is compared with; it is part of every run."""
 CONTROL = "passthrough"
@@ -113,6 +115,13 @@ def output_path(  # noqa: PLR0913, PLR0917 - what a cache key is made of
     return folder.output(backend["label"], condition.folder, image, key)
 
 
+def scale_of(record: dict[str, Any]) -> int:
+    """The factor of upscaling of a run, from its record."""
+    content = record["suite"]["content"]
+    photos = content.get("photos")
+    return int(photos["scale"] if photos else content["high"] // content["low"])
+
+
 def image_labels(images: pd.DataFrame) -> dict[str, Row]:
     """What every row of an image carries: its seed and its group labels."""
     attributes = group_attributes(images)
@@ -147,15 +156,16 @@ def _pending(item: Stored, done: set[Key]) -> Iterator[tuple[tuple[str, ...], li
         if names := tuple(m for m in item.metrics if _key(item, image, m) not in done):
             missing.setdefault(names, []).append((image, path))
     for names, entries in missing.items():
-        for start in range(0, len(entries), BATCH):
-            yield names, entries[start : start + BATCH]
+        for batch in equal_sizes(entries, BATCH, BATCH_PIXELS):
+            yield names, batch
 
 
 def _score_batch(
     folder: RunFolder, item: Stored, names: tuple[str, ...], batch: list[tuple[str, Path]], scale: int
 ) -> list[Row]:
     outputs = np.stack([load(path) for _, path in batch])
-    targets = np.stack([load(folder.target(image)) for image, _ in batch])
+    compared = any(METRICS[name].reference for name in names)
+    targets = np.stack([load(folder.target(image)) for image, _ in batch]) if compared else None
     inputs = np.stack([load(folder.input(item.condition.folder, image)) for image, _ in batch])
     where = {"condition": item.condition.name, "severity": item.condition.severity, "scale": scale}
     rows = []

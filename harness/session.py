@@ -86,17 +86,19 @@ class Session:
     def _check(self, d: pb.DescribeResponse) -> None:
         suite, who = self.suite, self.spec.label
         if suite.scale not in d.scales:
-            raise Incompatible(f"{who} has no scale {suite.scale}; it has {sorted(d.scales)}: change low or high")
-        if reason := self.refusal(suite.low):
+            raise Incompatible(f"{who} has no scale {suite.scale}; it has {sorted(d.scales)}: change the suite's scale")
+        if suite.reference and (reason := self.refusal(suite.low, suite.low)):
             raise Incompatible(f"{who} {reason}")
 
-    def refusal(self, side: int) -> str:
-        """Why the backend does not take inputs of `side` pixels; "" if it does."""
+    def refusal(self, height: int, width: int) -> str:
+        """Why the backend does not take inputs of a size in pixels; "" if it does."""
         sizes = self.description.sizes
-        small, most, step = sizes.minimum, sizes.maximum, max(1, sizes.multiple_of)
-        if small <= side <= (most or side) and side % step == 0:
+        step, most = max(1, sizes.multiple_of), sizes.maximum or max(height, width)
+        if sizes.minimum <= min(height, width) and max(height, width) <= most and not (height % step or width % step):
             return ""
-        return f"takes inputs of {small} to {most or 'any'} pixels in steps of {step}, not {side}"
+        limits = f"{sizes.minimum} to {sizes.maximum}" if sizes.maximum else f"at least {sizes.minimum}"
+        steps = f" in steps of {step}" if step > 1 else ""
+        return f"takes inputs of {limits} pixels{steps}, not {width} x {height}"
 
     def _connect(self) -> None:
         if self.client is not None:
@@ -121,9 +123,11 @@ class Session:
         return min(self.suite.batch, self.description.max_batch)
 
     def upscale(self, items: Sequence[Item]) -> list[Pixels | BackendError]:
-        """An output or an error for each item; never raises a BackendError."""
+        """An output or an error for each item, all of one size; never raises a BackendError."""
         if self.given_up is not None:
             return [self.given_up] * len(items)
+        if reason := self.refusal(*items[0].image.shape[:2]):
+            return [Incompatible(f"{self.spec.label} {reason}")] * len(items)
         try:
             return list(self._call(items).images)
         except BackendError as error:
@@ -256,7 +260,6 @@ class Session:
             "licence": d.licence[:200],
             "domain": d.domain[:300],
             "domain_minimum": d.sizes.domain_minimum,
-            "out_of_domain": self.suite.low < d.sizes.domain_minimum,
             "deterministic": d.deterministic,
             "status": "ok",
             "error": None,

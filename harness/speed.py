@@ -32,7 +32,7 @@ LEFT_OUT = {"not_supported": "not supported", "not_tried": "not tried", "timed":
 
 @dataclass
 class Bench:
-    """The timed passes of one backend; `inputs` gives the items of a side in pixels, `who` the identity of its rows."""
+    """The timed passes of one backend: `inputs` gives the items of a side in pixels, `who` the identity of its rows."""
 
     session: Session
     speed: Speed
@@ -45,19 +45,12 @@ class Bench:
         mine = rows[(rows[IDENTITY] == [self.who[k] for k in IDENTITY]).all(axis=1)]
         self.made = {(str(c), str(s)): found for (c, s), found in mine.groupby(["condition", "stage"])}
 
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Sides of the outputs in pixels."""
-        return self.speed.sizes or (self.session.suite.high,)
-
     def measure(self, size: int) -> None:
-        """Make every pass of a size that the folder does not hold yet."""
-        side = size // self.session.suite.scale
-        if reason := self.session.refusal(side):
+        """Make every pass of a size, the longer side of the output in pixels, that the folder does not hold yet."""
+        items = self.inputs(size // self.session.suite.scale)
+        if items and (reason := self.session.refusal(*items[0].image.shape[:2])):
             self._leave_out(size, "", "not_supported", reason)
-            return
-        items = self.inputs(side)
-        if items and self._batch(size, items, 1):
+        elif items and self._batch(size, items, 1):
             self._batches(size, items)
             self._server(size, items)
             if self.speed.offline:

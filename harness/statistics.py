@@ -96,10 +96,15 @@ def ratio_of_medians(first: Float, second: Float, level: float = 0.95) -> tuple[
     return ratio, float(low), float(high)
 
 
-def verdict(low: float, high: float, *, higher_is_better: bool) -> str:
-    """What a paired interval of "this minus that" says of this: better, worse, tie, or not measured."""
+def verdict(low: float, high: float, *, higher_is_better: bool | None) -> str:
+    """What a paired interval of "this minus that" says of this: better, worse, tie, or not measured.
+
+    A metric in which more is neither better nor worse gives higher or lower.
+    """
     if math.isnan(low):
         return "not measured"
     if low <= 0 <= high:
         return "tie"
+    if higher_is_better is None:
+        return "higher" if low > 0 else "lower"
     return "better" if (low > 0) == higher_is_better else "worse"

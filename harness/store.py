@@ -16,7 +16,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+import struct
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -95,6 +96,24 @@ def is_whole(path: Path) -> bool:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - len(PNG_END)))
         return file.read() == PNG_END
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    """Height and width of a PNG file of ours, from its header."""
+    with path.open("rb") as file:
+        width, height = struct.unpack(">16x2I", file.read(24))
+    return height, width
+
+
+def equal_sizes(files: Iterable[tuple[str, Path]], most: int, pixels: int) -> Iterator[list[tuple[str, Path]]]:
+    """Named PNG files in batches of one size: `most` at most, and no more than `pixels` in all unless one has more."""
+    by_size: dict[tuple[int, int], list[tuple[str, Path]]] = {}
+    for entry in files:
+        by_size.setdefault(png_size(entry[1]), []).append(entry)
+    for (height, width), same in by_size.items():
+        count = max(1, min(most, pixels // (height * width)))
+        for start in range(0, len(same), count):
+            yield same[start : start + count]
 
 
 def write_atomic(path: Path, data: bytes) -> None:

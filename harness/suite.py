@@ -5,12 +5,13 @@ import hashlib
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from harness.errors import ConfigError, one_line
+from harness.images import MAX_PIXELS
 from harness.metrics import METRICS
 
 MIN_SET_SIDE = 32
@@ -83,18 +84,46 @@ class Speed(_Strict):
         return values
 
 
+class Photos(_Strict):
+    """The photos are the inputs, whole and as they are: there is no ground truth.
+
+    Photos of more than `max_pixels` are left out. They need no enlarging: made small, they are their own ground truth.
+    """
+
+    scale: int = Field(ge=2, le=16)
+    max_pixels: int = Field(ge=1)
+
+    @field_validator("max_pixels")
+    @classmethod
+    def _readable(cls, pixels: int, info: Any) -> int:  # noqa: ANN401 - pydantic's type varies between versions
+        most = MAX_PIXELS // info.data.get("scale", 1) ** 2
+        if pixels > most:
+            raise ValueError(f"{pixels} are more than {most}: outputs may have {MAX_PIXELS} pixels")
+        return pixels
+
+
+class Diversity(_Strict):
+    """How far the outputs of one input differ: `samples` seeds for each of so many images, stochastic backends only."""
+
+    images: int = Field(ge=1)
+    samples: int = Field(default=4, ge=2, le=64)
+
+
 class Suite(_Strict):
-    """What to measure. `low` and `high` are the sides of input and output in pixels.
+    """What to measure: either `low` and `high`, the sides of input and output in pixels, or `photos`.
 
     `target_kernel` makes the ground truth from a photo; another than bicubic only to repeat published comparisons.
+    `note` is a limit of the suite that its reports state.
     """
 
     name: str = Field(pattern=r"^[a-z0-9-]{1,40}$")
     title: str = Field(max_length=120)
+    note: str = Field(default="", max_length=300)
     dataset: str | None = None
     backends: tuple[str, ...] = ()
-    low: int = Field(ge=1, le=4096)
-    high: int = Field(ge=1, le=8000)
+    low: int = Field(default=0, ge=0, le=4096)
+    high: int = Field(default=0, ge=0, le=8000)
+    photos: Photos | None = None
     target_kernel: Literal["bicubic", "bilinear"] = "bicubic"
     seed: int = Field(default=0, ge=0, lt=2**63)
     batch: int = Field(default=16, ge=1)
@@ -102,6 +131,7 @@ class Suite(_Strict):
     metrics: tuple[str, ...] = Field(min_length=1)
     set_metrics: tuple[Literal["kid_alexnet", "fid_alexnet"], ...] = ()
     noise: Noise | None = None
+    diversity: Diversity | None = None
     speed: Speed | None = None
 
     _metrics = field_validator("metrics")(_known_metrics)
@@ -109,19 +139,29 @@ class Suite(_Strict):
     @field_validator("high")
     @classmethod
     def _multiple(cls, high: int, info: Any) -> int:  # noqa: ANN401 - pydantic's type varies between versions
-        low = info.data.get("low", 1)
-        if high % low:
+        low = info.data.get("low")
+        if low and high % low:
             raise ValueError(f"{high} is not a whole multiple of low ({low})")
         return high
 
     @field_validator("speed")
     @classmethod
     def _reached(cls, speed: Speed | None, info: Any) -> Speed | None:  # noqa: ANN401 - as above
-        scale = info.data.get("high", 1) // info.data.get("low", 1)
+        photos, low = info.data.get("photos"), info.data.get("low")
+        scale = photos.scale if photos else info.data.get("high", 1) // low if low else 1
         for size in speed.sizes if speed else ():
             if size % scale:
                 raise ValueError(f"sizes: {size} is not a whole multiple of the scale ({scale})")
         return speed
+
+    @field_validator("metrics", "set_metrics", "noise")
+    @classmethod
+    def _measurable(cls, value: Any, info: Any) -> Any:  # noqa: ANN401 - as above; names, or a part that has some
+        names = value.metrics if isinstance(value, Noise) else value or ()
+        lost = next((n for n in names if n not in METRICS or METRICS[n].reference), None)
+        if info.data.get("photos") and lost:
+            raise ValueError(f"{lost} needs the ground truth, which photos as they are do not have; take it out")
+        return value
 
     @field_validator("set_metrics")
     @classmethod
@@ -131,16 +171,27 @@ class Suite(_Strict):
             raise ValueError(f"the features need images of {MIN_SET_SIDE} or more pixels a side; high is {high}")
         return names
 
+    @model_validator(mode="after")
+    def _one_kind_of_input(self) -> Self:
+        if (self.low > 0, self.high > 0) != (self.reference, self.reference):
+            raise ValueError("give low and high, the sides of input and output in pixels, or photos, and not both")
+        return self
+
+    @property
+    def reference(self) -> bool:
+        """Whether there is a ground truth."""
+        return self.photos is None
+
     @property
     def scale(self) -> int:
         """The scale factor."""
-        return self.high // self.low
+        return self.photos.scale if self.photos else self.high // self.low
 
     @property
     def used_metrics(self) -> set[str]:
-        """Every metric that some part of the suite asks for; measures of sets need LPIPS' AlexNet."""
-        sets = {"lpips_alex"} if self.set_metrics else set()
-        return {*self.metrics, *(self.noise.metrics if self.noise else ()), *sets}
+        """Every metric that some part of the suite asks for; measures of sets and diversity need LPIPS' AlexNet."""
+        alex = {"lpips_alex"} if self.set_metrics or self.diversity else set()
+        return {*self.metrics, *(self.noise.metrics if self.noise else ()), *alex}
 
     @cached_property
     def sha256(self) -> str:
@@ -228,7 +279,7 @@ def _first_error(error: ValidationError, node: yaml.Node | None, where: str) -> 
 
 
 def _fields(location: tuple[Any, ...]) -> list[str]:
-    nested: dict[str, type[BaseModel]] = {"noise": Noise, "speed": Speed}
+    nested: dict[str, type[BaseModel]] = {"photos": Photos, "noise": Noise, "diversity": Diversity, "speed": Speed}
     model = nested.get(str(location[0]), Suite) if location[1:] else Suite
     return list(model.model_fields)
 

@@ -14,7 +14,7 @@ from markupsafe import escape
 
 from harness.score import BASELINE
 from reports.findings import DISTORTION
-from reports.load import HEADLINE, Run
+from reports.load import Run
 from reports.numbers import count
 
 COLOURS = ("#0072B2", "#C04E00", "#00805E", "#8E3B86", "#5B4A00", "#1B1464", "#B3123F")
@@ -28,12 +28,12 @@ FONT = "Helvetica, Arial, sans-serif"
 def charts(run: Run) -> dict[str, str]:
     """Every chart that the tables allow, as SVG text by the name that tables refer to."""
     found = {"perception-distortion": _scatter(run)}
-    found |= {f"noise-{m}": _noise(run, m) for m in (HEADLINE, DISTORTION)}
-    attributes = dict.fromkeys(run.table("groups", HEADLINE)["attribute"])
+    found |= {f"noise-{m}": _noise(run, m) for m in (run.headline, DISTORTION)}
+    attributes = dict.fromkeys(run.table("groups", run.headline)["attribute"])
     found |= {f"groups-{a}": _groups(run, a) for a in attributes}
-    titles = {"perception-distortion": f"{run.title(HEADLINE)} against {run.title(DISTORTION)} of each backend"}
-    titles |= {f"noise-{m}": f"{run.title(m)} of each backend under growing noise" for m in (HEADLINE, DISTORTION)}
-    titles |= {f"groups-{a}": f"{run.title(HEADLINE)} of each backend by {a}" for a in attributes}
+    titles = {"perception-distortion": f"{run.title(run.headline)} against {run.title(DISTORTION)} of each backend"}
+    titles |= {f"noise-{m}": f"{run.title(m)} of each backend under growing noise" for m in (run.headline, DISTORTION)}
+    titles |= {f"groups-{a}": f"{run.title(run.headline)} of each backend by {a}" for a in attributes}
     return {
         name: _svg(chart, titles[name], f"chart{i}")
         for i, (name, chart) in enumerate(found.items())
@@ -99,21 +99,21 @@ def _axis_title(run: Run, metric: str) -> str:
 
 def _scatter(run: Run) -> alt.TopLevelMixin | None:
     columns = ["backend", "mean", "low", "high"]
-    x, y = run.table("summary", DISTORTION)[columns], run.table("summary", HEADLINE)[columns]
+    x, y = run.table("summary", DISTORTION)[columns], run.table("summary", run.headline)[columns]
     data = x.merge(y, on="backend", suffixes=("_x", "_y"))
     data = data.replace([float("inf"), float("-inf")], float("nan")).dropna()
     if data.empty:
         return None
     colour, shape = _encode(run, data["backend"])
     across = alt.X("mean_x:Q", title=_axis_title(run, DISTORTION), scale=alt.Scale(zero=False, padding=40))
-    up = alt.Y("mean_y:Q", title=_axis_title(run, HEADLINE), scale=alt.Scale(zero=False, padding=24))
+    up = alt.Y("mean_y:Q", title=_axis_title(run, run.headline), scale=alt.Scale(zero=False, padding=24))
     base = alt.Chart(data).encode(color=colour)
     layers = [
         base.mark_rule(strokeWidth=1.5).encode(
             x=alt.X("low_x:Q", title=_axis_title(run, DISTORTION)), x2="high_x:Q", y=up
         ),
         base.mark_rule(strokeWidth=1.5).encode(
-            y=alt.Y("low_y:Q", title=_axis_title(run, HEADLINE)), y2="high_y:Q", x=across
+            y=alt.Y("low_y:Q", title=_axis_title(run, run.headline)), y2="high_y:Q", x=across
         ),
         base.mark_point(filled=True, size=80, opacity=1).encode(x=across, y=up, shape=shape),
         base.mark_text(align="left", dx=9, dy=-9, fontSize=12, limit=150).encode(x=across, y=up, text="backend:N"),
@@ -141,7 +141,7 @@ def _noise(run: Run, metric: str) -> alt.TopLevelMixin | None:
 
 
 def _groups(run: Run, attribute: str) -> alt.TopLevelMixin | None:
-    data = run.table("groups", HEADLINE)
+    data = run.table("groups", run.headline)
     data = data[(data["attribute"] == attribute) & data["backend"].isin(run.compared)].copy()
     data["label"] = data["group"].map(_group_labels(data))
     judged = data[data["mean"].notna()][["backend", "label", "mean", "low", "high"]]
@@ -156,7 +156,7 @@ def _groups(run: Run, attribute: str) -> alt.TopLevelMixin | None:
         axis=alt.Axis(grid=True, tickBand="extent", ticks=False, domain=False),
     )
     offset = alt.YOffset("backend:N", scale=alt.Scale(domain=shown))
-    title = _axis_title(run, HEADLINE)
+    title = _axis_title(run, run.headline)
     base = alt.Chart(judged).encode(y=place, yOffset=offset, color=colour)
     layers = [
         base.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q", title=title, scale=alt.Scale(zero=False)), x2="high:Q"),

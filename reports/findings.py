@@ -11,13 +11,15 @@ from typing import Any
 
 import pandas as pd
 
+from harness.metrics import METRICS
 from harness.score import BASELINE
 from harness.speed import SIZE
-from reports.load import HEADLINE, Run
+from reports.load import Run
 from reports.numbers import NBSP, count, duration, fit, multiple, names, p_value, significant
 
 DISTORTION = "psnr"
-OPPOSITE = {"better": "worse", "worse": "better"}
+SHARPNESS = "sharpness"
+OPPOSITE = {"better": "worse", "worse": "better", "higher": "lower", "lower": "higher"}
 NOT_PASSED = "Not measured is not passed."
 
 
@@ -42,8 +44,25 @@ class Difference:
 
 def findings(run: Run) -> list[Finding]:
     """All sentences of "In short", warnings last."""
-    parts = (_perception(run), _distortion(run), _speed(run), _groups(run), _noise(run), _warnings(run))
-    return [finding for part in parts for finding in part]
+    fidelity = _distortion(run) if run.reference else _sharpness(run)
+    parts = (_absent(run), _headline(run), fidelity, _diversity(run), _speed(run), _groups(run), _noise(run))
+    return [finding for part in (*parts, _warnings(run)) for finding in part]
+
+
+def _absent(run: Run) -> Iterator[Finding]:
+    """What a run without ground truth leaves out, and what the rest can and cannot say."""
+    if run.reference:
+        return
+    compared = [metric.title for metric in METRICS.values() if metric.reference]
+    absent = names([*compared, "KID", "FID", "the passthrough control"])
+    text = (
+        f"The photos are the inputs themselves, and nothing says what the outputs should be. {absent} need a "
+        "ground truth and are absent. What remains: consistency says whether an output, made small again by bicubic, "
+        "is its photo, which a wrong output can also be; sharpness says how much fine contrast there is, which noise "
+        "and invented texture raise as well; diversity says how much a backend invents; then speed, and groups where "
+        "photos have labels. None of them says that an output is true or pleasant: look at the pictures."
+    )
+    yield Finding("No ground truth", text)
 
 
 def relation(run: Run, first: str, second: str, metric: str) -> Difference | None:
@@ -68,7 +87,12 @@ def _difference(row: "pd.Series[Any]", sign: int) -> Difference:
 
 
 def ranks(run: Run, metric: str, labels: list[str]) -> dict[str, int | None]:
-    """Per backend, best mean first: 1 + the number that are separably better; None where a pair was not compared."""
+    """Per backend, best mean first: 1 + the number that are separably better; None where a pair was not compared.
+
+    Nothing is ranked by a metric in which more is neither better nor worse.
+    """
+    if run.higher_is_better(metric) is None:
+        return {}
     rows = run.table("summary", metric)
     rows = rows[rows["backend"].isin(labels) & rows["mean"].notna()]
     ordered = rows.sort_values("mean", ascending=not run.higher_is_better(metric), kind="stable")["backend"].tolist()
@@ -90,44 +114,49 @@ def value(run: Run, label: str, metric: str) -> str:
     return fit(finite["mean"], finite["high"] - finite["low"]).interval(row["mean"], row["low"], row["high"])
 
 
-def _perception(run: Run) -> Iterator[Finding]:
-    topic = f"Best {run.title(HEADLINE)}"
-    order = list(ranks(run, HEADLINE, run.compared))
+def _headline(run: Run) -> Iterator[Finding]:
+    topic = f"Best {run.title(run.headline)}"
+    order = list(ranks(run, run.headline, run.compared))
     if not order:
         yield Finding(topic, f"Not measured: no compared backend was scored in it. {NOT_PASSED}", warning=True)
         return
     best, rest = order[0], order[1:]
-    tied = [other for other in rest if (r := relation(run, best, other, HEADLINE)) and r.verdict == "tie"]
+    tied = [other for other in rest if (r := relation(run, best, other, run.headline)) and r.verdict == "tie"]
     yield Finding(topic, f"{_lead(run, best, tied)}{_runner_up(run, best, rest, tied)}")
     yield from _against_baseline(run, order)
 
 
 def _lead(run: Run, best: str, tied: list[str]) -> str:
-    everyone = [f"{label} {value(run, label, HEADLINE)}" for label in [best, *tied]]
+    everyone = [f"{label} {value(run, label, run.headline)}{_share(run, label)}" for label in [best, *tied]]
     if not tied:
         return f"{everyone[0]}. "
     return f"a tie between {names(everyone)}: the paired differences do not separate them. "
+
+
+def _share(run: Run, label: str) -> str:
+    """On how many images a backend was scored, where others were scored on more."""
+    n = run.table("summary", run.headline).set_index("backend")["n"]
+    return f" on {count(n[label])} of {count(n.max())} images" if n[label] < n.max() else ""
 
 
 def _runner_up(run: Run, best: str, rest: list[str], tied: list[str]) -> str:
     others = [other for other in rest if other not in tied]
     if not others:
         return "" if rest else "No second backend was compared."
-    found = relation(run, best, others[0], HEADLINE)
+    found = relation(run, best, others[0], run.headline)
     if found is None:
         return f"Its paired difference to {others[0]} was not measured, so the order is open."
     gap = fit([found.mean], [found.high - found.low]).interval(found.mean, found.low, found.high, signed=True)
-    return f"Separated from {others[0]} ({value(run, others[0], HEADLINE)}) by a paired difference of {gap}."
+    return f"Separated from {others[0]} ({value(run, others[0], run.headline)}) by a paired difference of {gap}."
 
 
 def _against_baseline(run: Run, order: list[str]) -> Iterator[Finding]:
-    found = {label: relation(run, label, BASELINE, HEADLINE) for label in order}
+    found = {label: relation(run, label, BASELINE, run.headline) for label in order}
     for verdict, words in (("worse", "worse than"), ("tie", "not separated from")):
         labels = [label for label, r in found.items() if r and r.verdict == verdict]
         if labels:
-            yield Finding(
-                f"Against {BASELINE}", f"{names(labels)}: {words} {BASELINE} in {run.title(HEADLINE)}.", warning=True
-            )
+            text = f"{names(labels)}: {words} {BASELINE} in {run.title(run.headline)}."
+            yield Finding(f"Against {BASELINE}", text, warning=True)
 
 
 def _distortion(run: Run) -> Iterator[Finding]:
@@ -142,6 +171,32 @@ def _distortion(run: Run) -> Iterator[Finding]:
     unknown = ", “?” not compared" if " ? " in text else ""
     signs = f"In paired differences “>” is separated, “=” tied{unknown}."
     yield Finding(f"{run.title(DISTORTION)}, best first", f"{text}. {signs}")
+
+
+def _sharpness(run: Run) -> Iterator[Finding]:
+    found = {label: relation(run, label, BASELINE, SHARPNESS) for label in run.compared}
+    gains = {label: gain for label, gain in found.items() if gain is not None}
+    how = fit([g.mean for g in gains.values()], [g.high - g.low for g in gains.values()])
+    each = [f"{label} {how.interval(g.mean, g.low, g.high, signed=True)}" for label, g in gains.items()]
+    if not each:
+        yield Finding("Sharpness", f"Not measured. {NOT_PASSED}", warning=True)
+        return
+    topic = f"{run.title(SHARPNESS)} {how.power}".strip()
+    yield Finding(topic, f"Paired gain over {BASELINE} on the same photos: {names(each)}. More is not better.")
+
+
+def _diversity(run: Run) -> Iterator[Finding]:
+    frame = run.table("diversity")
+    single = frame[frame["note"] != ""]["backend"].tolist()
+    measured = frame[(frame["note"] == "") & frame["mean"].notna()]
+    how = fit(measured["mean"], measured["high"] - measured["low"])
+    each = [
+        f"{row['backend']} {how.interval(row['mean'], row['low'], row['high'])} between {count(row['samples'])} outputs"
+        for _, row in measured.iterrows()
+    ]
+    if each:
+        rest = f" {names(single)}: one output for an input." if single else ""
+        yield Finding("Diversity", f"Mean LPIPS (AlexNet) of the same input under other seeds: {names(each)}.{rest}")
 
 
 def _sign(found: Difference | None) -> str:
@@ -192,12 +247,12 @@ def _groups(run: Run) -> Iterator[Finding]:
     if "gaps" in run.missing:
         yield Finding("Groups", f"Not measured: {run.missing['gaps']}. {NOT_PASSED}", warning=True)
         return
-    gaps = run.table("gaps", HEADLINE)
+    gaps = run.table("gaps", run.headline)
     for label in run.compared:
         rows = gaps[gaps["backend"] == label]
         if len(rows):
             text = _group_sentence(rows, gaps[gaps["backend"] == BASELINE])
-            yield Finding(f"Groups, {label}", f"{run.title(HEADLINE)}: {text}.")
+            yield Finding(f"Groups, {label}", f"{run.title(run.headline)}: {text}.")
 
 
 def _group_sentence(rows: pd.DataFrame, baseline: pd.DataFrame) -> str:
@@ -226,7 +281,7 @@ def _noise(run: Run) -> Iterator[Finding]:
     if "noise" in run.missing:
         yield Finding("Noise", f"Not measured: {run.missing['noise']}. {NOT_PASSED}", warning=True)
         return
-    noise = run.table("noise", HEADLINE)
+    noise = run.table("noise", run.headline)
     for label in run.compared:
         rows = noise[(noise["backend"] == label) & (noise["severity"] > 0)].sort_values("severity")
         if len(rows):
@@ -234,7 +289,7 @@ def _noise(run: Run) -> Iterator[Finding]:
 
 
 def _noise_sentence(run: Run, rows: pd.DataFrame) -> str:
-    up = run.higher_is_better(HEADLINE)
+    up = run.higher_is_better(run.headline)
     worse = rows["difference_high"] < 0 if up else rows["difference_low"] > 0
     better = rows["difference_low"] > 0 if up else rows["difference_high"] < 0
     last = rows.iloc[-1]
@@ -249,24 +304,32 @@ def _noise_sentence(run: Run, rows: pd.DataFrame) -> str:
     else:
         words = f"separably better than {BASELINE} at {better.sum()} of {len(rows)} noise levels, worse at none"
     own = how.interval(last["added"], last["added_low"], last["added_high"], signed=True)
-    return f"{run.title(HEADLINE)}: {words}; {at_last}, {own} against its own clean value."
+    return f"{run.title(run.headline)}: {words}; {at_last}, {own} against its own clean value."
 
 
 def _warnings(run: Run) -> Iterator[Finding]:
     record = run.record
+    if note := (record["suite"].get("content") or {}).get("note"):
+        yield _warning("Suite", str(note))
     if record.get("status") != "finished":
         yield _warning("Run", f"Its status is “{record.get('status', 'unknown')}”: the tables may be incomplete.")
     for label, backend in run.backends.items():
         if backend.get("status") == "failed":
             yield _warning("Failed", f"{label}: {backend.get('error') or 'no reason given'}")
         if backend.get("out_of_domain"):
-            made_for = backend.get("domain") or "another domain"
-            yield _warning("Out of domain", f"{label} was made for {made_for}: its figures do not speak for that use.")
+            yield _warning("Out of domain", _out_of_domain(run, label, backend))
     yield from _counted(run)
     if (record["environment"].get("git") or {}).get("dirty"):
         yield _warning("Run", "The code had uncommitted changes.")
     for text in record["warnings"]:
         yield _warning("Run", str(text))
+
+
+def _out_of_domain(run: Run, label: str, backend: dict[str, Any]) -> str:
+    small, images = backend.get("inputs_below_domain"), run.record["dataset"].get("images")
+    some = f" ({small} of {images} inputs are smaller)" if small and small != images else ""
+    made_for = backend.get("domain") or "another domain"
+    return f"{label} was made for {made_for}{some}: its figures do not speak for that use."
 
 
 def _counted(run: Run) -> Iterator[Finding]:
@@ -276,7 +339,8 @@ def _counted(run: Run) -> Iterator[Finding]:
         ("Failed cases", failures[~timed], "the means of these backends are over the images that remain"),
         ("Failed timings", failures[timed], "these passes have no figures"),
     ):
-        each = [f"{label} {count(n)}" for label, n in rows.groupby("backend", sort=False)["n"].sum().items()]
+        sums = rows.groupby("backend", sort=False)["n"].sum()
+        each = [f"{label or 'dataset'} {count(n)}" for label, n in sums.items()]
         if each:
             yield _warning(kind, f"{names(each)}: {rest}.")
     invalid = speed[~speed["valid"].astype(bool)]

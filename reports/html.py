@@ -108,15 +108,15 @@ def _sample_labels(run: Run) -> list[str]:
 
 
 def _samples(run: Run, album: Album) -> list[dict[str, Any]]:
-    """One row per sample image: input, each backend's output, target; rows past the budget are left out."""
+    """One row per sample image: input, each backend's output, any target; rows past the budget are left out."""
     frame, labels, rows = run.table("samples"), _sample_labels(run), []
     for image, mine in frame.groupby("image", sort=False):
         by_label = {row["backend"]: row for _, row in mine.iterrows()}
         first = mine.iloc[0]
-        paths = [first["input"], *(by_label[x]["output"] if x in by_label else "" for x in labels), first["target"]]
-        uris = album.uris(*paths)
+        paths = [first["input"], *(by_label[x]["output"] if x in by_label else "" for x in labels)]
+        uris = album.uris(*paths, *([first["target"]] if run.reference else []))
         if uris is not None:
-            alts = ["Input", *(f"Output of {x}" for x in labels), "Target"]
+            alts = ["Input", *(f"Output of {x}" for x in labels), *(["Target"] if run.reference else [])]
             pictures = [Picture(uri, f"{alt}, image {image}") for uri, alt in zip(uris, alts, strict=True)]
             rows.append({"image": str(image), "groups": _group_text(first), "pictures": pictures})
     return rows

@@ -11,11 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from harness.audit import COLUMNS
+from harness.audit import COLUMNS, headline
 from harness.errors import StoreError, one_line
 from harness.score import BASELINE
 
-HEADLINE = "lpips_alex"
 TEXT_LIMIT = 300
 COMMAND_LIMIT = 2000
 LIST_LIMIT = 1000
@@ -33,6 +32,7 @@ ABSENT: dict[str, str] = {
     "worst": "no case was scored",
     "samples": "no sample pictures were kept",
     "failures": "failures were not counted",
+    "diversity": "the suite asks for no diversity, or it has not run",
     "sets": "the suite lists no measures of sets, or they have not run",
 }
 
@@ -70,6 +70,16 @@ class Run:
         """The labels that are no control arms."""
         return [label for label in self.labels if not self.is_control(label)]
 
+    @cached_property
+    def reference(self) -> bool:
+        """Whether the run has a ground truth; without one, the photos themselves were the inputs."""
+        return not (self.record["suite"].get("content") or {}).get("photos")
+
+    @cached_property
+    def headline(self) -> str:
+        """The metric that comes first."""
+        return headline(self.record)
+
     def metrics(self, table: str = "summary") -> list[str]:
         """The metrics of a table, in the order of run.json."""
         present = list(dict.fromkeys(self.table(table)["metric"]))
@@ -82,9 +92,10 @@ class Run:
         unit = about.get("unit")
         return f"{about.get('title', metric)} ({unit})" if unit else str(about.get("title", metric))
 
-    def higher_is_better(self, metric: str) -> bool:
-        """Whether larger values of the metric are better."""
-        return bool(self.record["metrics"].get(metric, {}).get("higher_is_better", False))
+    def higher_is_better(self, metric: str) -> bool | None:
+        """Whether larger values of the metric are better; None where they are neither better nor worse."""
+        direction = self.record["metrics"].get(metric, {}).get("higher_is_better", False)
+        return None if direction is None else bool(direction)
 
 
 def load(folder: Path) -> Run:
@@ -101,7 +112,10 @@ def load(folder: Path) -> Run:
             missing[name] = why
         else:
             tables[name] = frame
-    return Run(folder, record, tables, missing)
+    run = Run(folder, record, tables, missing)
+    if not run.reference:
+        missing["sets"] = "KID and FID compare with the ground truth, which this run does not have"
+    return run
 
 
 def _record(path: Path) -> dict[str, Any]:
@@ -117,7 +131,7 @@ def _record(path: Path) -> dict[str, Any]:
 
 def _shaped(record: dict[str, Any]) -> dict[str, Any]:
     """The record with every part present and of its kind, so that no reader has to ask."""
-    for key in ("suite", "dataset", "metrics", "environment", "speed"):
+    for key in ("suite", "dataset", "inputs", "metrics", "diversity", "environment", "speed"):
         record[key] = record[key] if isinstance(record.get(key), dict) else {}
     for key in ("backends", "warnings"):
         record[key] = record[key] if isinstance(record.get(key), list) else []

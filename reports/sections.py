@@ -13,11 +13,12 @@ import pandas as pd
 
 from harness.score import BASELINE
 from reports.findings import DISTORTION, NOT_PASSED, ranks
-from reports.load import HEADLINE, Run
+from reports.load import Run
 from reports.numbers import NOTHING, Format, count, duration, fit, multiple, names, p_value, significant, times
 
 ROW_LIMIT = 120
 WHOLE_SIZE = ("all", "batch-1")  # what is left out takes the rest of its size with it
+BETTER = {True: "higher is better", False: "lower is better", None: "more is not better"}
 MINIMUM = {"end_to_end_p50": 11, "end_to_end_p90": 64, "end_to_end_p95": 130, "end_to_end_p99": 662}
 
 
@@ -116,8 +117,7 @@ def _sort(run: Run, frame: pd.DataFrame, *then: str) -> pd.DataFrame:
 
 
 def _column(run: Run, metric: str, how: Format, sub: str = "") -> Column:
-    better = "higher is better" if run.higher_is_better(metric) else "lower is better"
-    return Column(f"{run.title(metric)} {how.power}".strip(), sub or better)
+    return Column(f"{run.title(metric)} {how.power}".strip(), sub or BETTER[run.higher_is_better(metric)])
 
 
 def _spread(frame: pd.DataFrame, prefix: str = "") -> Format:
@@ -141,10 +141,9 @@ def _comparison(run: Run) -> Section:
     controls = [label for label in run.labels if run.is_control(label)]
     if controls:
         lead.append(f"{names(controls)}: control arms, run through the same instruments and not ranked.")
-    tables = [t for t in (_summary(run), _differences(run), _pairs(run), _sets(run)) if t.rows]
-    return Section(
-        "comparison", "Comparison", lead, tables, gaps(run, "summary", "differences", "pairs", "sets", "samples")
-    )
+    tables = [t for t in (_summary(run), _differences(run), _pairs(run), _diversity(run), _sets(run)) if t.rows]
+    absent = gaps(run, "summary", "differences", "pairs", "diversity", "sets", "samples")
+    return Section("comparison", "Comparison", lead, tables, absent)
 
 
 def _summary(run: Run) -> Table:
@@ -159,6 +158,23 @@ def _summary(run: Run) -> Table:
         rows.append([_label(run, str(label)), n, *cells])
     columns = [Column("Backend"), Column("n", "images"), *(_column(run, m, how[m]) for m in metrics)]
     return Table("Quality of each backend, clean inputs", columns, rows, "summary", "perception-distortion")
+
+
+def _diversity(run: Run) -> Table:
+    frame = run.table("diversity")
+    how = _spread(frame)
+    rows = [
+        [
+            _label(run, row["backend"]),
+            _number(count(row["n"])),
+            _number(count(row["samples"])),
+            Cell(row["note"]) if row["note"] else _mean(row, how, ""),
+        ]
+        for _, row in _sort(run, frame).iterrows()
+    ]
+    columns = [Column("Backend"), Column("n", "images"), Column("Outputs", "of each image")]
+    columns += [Column(f"Mean LPIPS {how.power}".strip(), "more is not better")]
+    return Table("Diversity: how far the outputs of one input differ with the seed", columns, rows, "diversity")
 
 
 def _sets(run: Run) -> Table:
@@ -272,7 +288,9 @@ def _speed_lead(run: Run) -> Iterator[str]:
         memory = "Memory: peak resident size of the backend's process during the pass"
         notes = names(dict.fromkeys(note for note in frame["memory_note"] if note))
         yield f"{memory}{'' if notes == NOTHING else f' ({notes})'}. Energy, {about.get('energy')}."
-        yield f"Inputs: {about.get('inputs')}."
+        timed = run.record["inputs"].get("timed")
+        photos = f"Inputs of {timed} pixels, the size that most photos have."
+        yield f"Inputs: {about.get('inputs')}." if run.reference else photos
     if _has_scenarios(run):
         yield (
             "Single stream sends the next image when the last is back; server sends at random (Poisson) times and "
@@ -492,7 +510,7 @@ def _noise(run: Run) -> Section:
         )
     ]
     metrics = run.metrics("noise")
-    shown = [m for m in (HEADLINE, DISTORTION) if m in metrics]
+    shown = [m for m in (run.headline, DISTORTION) if m in metrics]
     tables = [_noise_table(run, m, chart=m in shown) for m in shown + [m for m in metrics if m not in shown]]
     return Section("noise", "Noise", lead, tables, gaps(run, "noise"))
 
@@ -552,7 +570,7 @@ def _groups(run: Run) -> Section:
         ),
     ]
     metrics = run.metrics("groups")
-    ordered = [m for m in metrics if m == HEADLINE] + [m for m in metrics if m != HEADLINE]
+    ordered = [m for m in metrics if m == run.headline] + [m for m in metrics if m != run.headline]
     tables = [_gap_table(run, m) for m in ordered if len(run.table("gaps", m))]
     for metric in ordered:
         attributes = dict.fromkeys(run.table("groups", metric)["attribute"])
@@ -574,7 +592,7 @@ def _group_table(run: Run, metric: str, attribute: str) -> Table:
         )
     columns = [Column(attribute.capitalize()), Column("n"), *(Column(label, _role(run, label)) for label in labels)]
     caption = f"{run.title(metric)} {how.power}".strip() + f" by {attribute}"
-    main = metric == HEADLINE
+    main = metric == run.headline
     return Table(caption, columns, rows, "groups", f"groups-{attribute}" if main else "", folded=not main)
 
 
@@ -603,13 +621,13 @@ def _gap_table(run: Run, metric: str) -> Table:
     places = {attribute: i for i, attribute in enumerate(dict.fromkeys(frame["attribute"]))}
     frame = _sort(run, frame).sort_values("attribute", key=lambda column: column.map(places), kind="stable")
     how = fit(frame["gap"].dropna())
+    ends = ("Highest", "Lowest") if run.higher_is_better(metric) is None else ("Best", "Worst")
     rows = [[_short(run, row["backend"]), *_gap(row, how)] for _, row in frame.iterrows()]
     columns = [
         Column("Backend"),
         Column("By", wide=True),
         Column("Groups", "judged"),
-        Column("Best group", wide=True),
-        Column("Worst group", wide=True),
+        *(Column(f"{end} group", wide=True) for end in ends),
         Column("Gap", how.power),
         Column("Ratio", "smaller : larger"),
         Column("Chance: mean"),
@@ -618,7 +636,7 @@ def _gap_table(run: Run, metric: str) -> Table:
         Column("Verdict", wide=True),
     ]
     caption = f"Largest gap between groups in {run.title(metric)}, against chance"
-    return Table(caption, columns, rows, "gaps", folded=metric != HEADLINE)
+    return Table(caption, columns, rows, "gaps", folded=metric != run.headline)
 
 
 def _gap(row: "pd.Series[Any]", how: Format) -> list[Cell]:
@@ -765,6 +783,7 @@ def _dataset(run: Run) -> Table:
         "Name": data.get("name"),
         "Specification": data.get("spec"),
         "Images": data.get("images"),
+        "Sizes of the inputs": _input_sizes(run.record["inputs"]),
         "Licence": data.get("licence"),
         "Demonstration data": _yes(data.get("demonstration")),
         "Age groups": data.get("age_rule"),
@@ -772,6 +791,13 @@ def _dataset(run: Run) -> Table:
     }
     notes = {f"Note {i}": note for i, note in enumerate(data.get("notes") or [], 1)}
     return _facts("Dataset", {**pairs, **notes})
+
+
+def _input_sizes(inputs: dict[str, Any]) -> str | None:
+    if not inputs:
+        return None
+    smallest, largest, number = (inputs.get(key) for key in ("smallest", "largest", "sizes"))
+    return f"{smallest} pixels" if number == 1 else f"{smallest} to {largest} pixels, {number} sizes"
 
 
 def _facts(caption: str, pairs: dict[str, Any], *, folded: bool = False) -> Table:
@@ -788,11 +814,14 @@ def _recipes(run: Run) -> Table:
         [
             Cell(run.title(m)),
             Cell(m, kind="code"),
-            Cell("higher" if run.higher_is_better(m) else "lower"),
+            Cell({True: "higher", False: "lower", None: "neither"}[run.higher_is_better(m)]),
             Cell(str(about.get("recipe") or NOTHING)),
         ]
         for m, about in run.record["metrics"].items()
     ]
+    if about := run.record["diversity"]:
+        texts = [str(about.get(key) or NOTHING) for key in ("title", "name", "recipe")]
+        rows.append([Cell(texts[0]), Cell(texts[1], kind="code"), Cell("neither"), Cell(texts[2])])
     return Table(
         "Metric recipes", [Column("Metric"), *(Column(t, wide=True) for t in ("Key", "Better", "Recipe"))], rows
     )
@@ -840,11 +869,12 @@ def _suite(run: Run) -> Table:
 
 def dominance(run: Run) -> str:
     """The chart's takeaway in one sentence: which compared backends lead in perception, and which in distortion."""
-    leaders = {m: [x for x, place in ranks(run, m, run.compared).items() if place == 1] for m in (HEADLINE, DISTORTION)}
+    axes = (run.headline, DISTORTION)
+    leaders = {m: [x for x, place in ranks(run, m, run.compared).items() if place == 1] for m in axes}
     if not all(leaders.values()):
         return "The order is open: some backends were not compared pairwise."
-    both = [x for x in leaders[HEADLINE] if x in leaders[DISTORTION]]
+    both = [x for x in leaders[run.headline] if x in leaders[DISTORTION]]
     if both:
         return f"{names(both)}: first or tied for first on both axes."
-    perception, distortion = (names(leaders[m]) for m in (HEADLINE, DISTORTION))
+    perception, distortion = (names(leaders[m]) for m in axes)
     return f"No backend leads on both axes: {perception} in perception, {distortion} in distortion."

@@ -66,10 +66,11 @@ class DenseBlock(nn.Module):
     def __init__(self, channels: int, growth: int) -> None:
         super().__init__()
         outputs = [growth] * 4 + [channels]
-        self.convs = nn.ModuleList(nn.Conv2d(channels + i * growth, out, 3, padding=1) for i, out in enumerate(outputs))
-        for conv in self.convs:
+        convs = [nn.Conv2d(channels + i * growth, out, 3, padding=1) for i, out in enumerate(outputs)]
+        for conv in convs:
             nn.init.kaiming_normal_(conv.weight)
             conv.weight.data *= 0.1  # ESRGAN, section 3.1: smaller initial weights
+        self.convs = nn.ModuleList(convs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape."""

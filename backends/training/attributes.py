@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from backends.training.config import TrainingConfig
 from backends.training.data import GENDERS, RACES, load_images, load_labels
-from backends.training.pairs import flip
+from backends.training.pairs import flip, portions
 from harness import weights
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in 0..1
@@ -59,7 +59,7 @@ class AttributesTask:
         """See `Task.validate`; shares that are right, at 64 pixels enlarged to the network's size."""
         x = torch.from_numpy(self.held_out).permute(0, 3, 1, 2).float() / 255
         x = _through(x, 64)
-        outputs = torch.cat([self._outputs(network, part) for part in x.split(64)])
+        outputs = torch.cat([self._outputs(network, part) for part in portions(x)])
         races, genders, labels = outputs[:, :5], outputs[:, 5:7], self.held_out_labels
         return {
             "validation_loss": float(_loss(outputs, labels)),

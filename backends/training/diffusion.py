@@ -12,7 +12,7 @@ from backends.sr3.diffusion import cosine_gamma, ddim, diffuse, v_target
 from backends.sr3.unet import UNet
 from backends.training.config import TrainingConfig
 from backends.training.data import load_images, load_labels
-from backends.training.pairs import FIGURES, Pairs, flip
+from backends.training.pairs import FIGURES, Pairs, flip, portions
 
 STEPS = 8
 """Sampler steps behind the validation figures of SR3."""
@@ -63,8 +63,8 @@ class SR3Task:
         """See `Task.validate`."""
         rng = torch.Generator().manual_seed(1)
         held_out = to_model(self.pairs.held_out)
-        parts = [self._loss(network, part, rng) for part in held_out.split(64)]
-        outputs = torch.cat([self._sample(network, part, rng) for part in held_out[:FIGURES].split(64)])
+        parts = [self._loss(network, part, rng) for part in portions(held_out)]
+        outputs = torch.cat([self._sample(network, part, rng) for part in portions(held_out[:FIGURES])])
         return {"validation_loss": float(torch.stack(parts).mean()), **self.pairs.figures(outputs)}
 
     def _sample(self, network: nn.Module, hr: Tensor, rng: torch.Generator) -> Tensor:
@@ -105,7 +105,7 @@ class PortraitsTask:
     def validate(self, network: nn.Module) -> dict[str, float]:
         """See `Task.validate`."""
         loss = partial(v_loss, network, rng=torch.Generator().manual_seed(1))
-        parts = zip(self.held_out.split(64), self.held_out_labels.split(64), strict=True)
+        parts = zip(portions(self.held_out), portions(self.held_out_labels), strict=True)
         return {"validation_loss": float(torch.stack([loss(y0, labels=labels) for y0, labels in parts]).mean())}
 
     def export(self) -> tuple[dict[str, object], dict[str, str]]:

@@ -17,7 +17,7 @@ from backends.gan.backend import residual
 from backends.pixels import to_model
 from backends.sr3.unet import UNet
 from backends.training.config import TrainingConfig
-from backends.training.pairs import FIGURES, Pairs
+from backends.training.pairs import FIGURES, Pairs, portions
 from harness.metrics import lpips_network
 
 
@@ -43,7 +43,7 @@ class _Feedforward:
     def validate(self, network: nn.Module) -> dict[str, float]:
         """See `Task.validate`; the loss is L1."""
         held_out = to_model(self.pairs.held_out)
-        outputs = torch.cat([self._output(network, *self._inputs(part)) for part in held_out.split(64)])
+        outputs = torch.cat([self._output(network, *self._inputs(part)) for part in portions(held_out)])
         loss = float(F.l1_loss(outputs, held_out))
         return {"validation_loss": loss, **self.pairs.figures(outputs[:FIGURES])}
 
@@ -119,7 +119,8 @@ class GANTask(_Feedforward):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             perceptual = self.lpips(fake, hr).float().mean()
         adversarial = self._contrast(judged, real) if w.relativistic else F.softplus(-judged).mean()
-        return w.pixel * F.l1_loss(fake, hr) + w.perceptual * perceptual + w.critic * adversarial
+        loss: Tensor = w.pixel * F.l1_loss(fake, hr) + w.perceptual * perceptual + w.critic * adversarial
+        return loss
 
     def _contrast(self, high: Tensor, low: Tensor) -> Tensor:
         """Loss that pushes logits up in `high` and down in `low`; relative to each other's mean for ESRGAN.

@@ -16,6 +16,11 @@ FIGURES = 256
 """Validation images that the curves of LPIPS and KID are taken on."""
 
 
+def portions(x: Tensor) -> list[Tensor]:
+    """A set of images in batches for validation."""
+    return [x[start : start + 64] for start in range(0, len(x), 64)]
+
+
 def flip(images: Tensor, rng: torch.Generator) -> Tensor:
     """Mirror each image left-right with probability one half."""
     chosen = torch.rand(len(images), generator=rng) < 0.5

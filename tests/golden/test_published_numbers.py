@@ -2,7 +2,7 @@
 
 LPIPS: the authors' example pair. Bicubic: the baseline of the super-resolution literature (MATLAB's figures are
 33.66 / 28.42 on Set5, 30.24 / 26.00 on Set14, 25.96 on BSD100; Pillow's border handling, ours too, gives those
-below). SSIM: scikit-image and torchmetrics as independent implementations.
+below). SSIM: scikit-image and torchmetrics as independent implementations. Sharpness: Lasz et al. 2024, per image.
 """
 
 import os
@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from harness import metrics, weights
 from harness.errors import WeightsError
+from harness.images import decode
 from harness.resize import resize, to_uint8
 
 DATA = Path(__file__).parents[2] / os.environ.get("HARNESS_DATA", "../shared/data")
@@ -26,6 +29,9 @@ R = metrics.WINDOW // 2
 Float = NDArray[np.float64]
 
 needs_sr = pytest.mark.skipif(not (DATA / "sr").is_dir(), reason="no super-resolution sets: set HARNESS_DATA")
+needs_published = pytest.mark.skipif(
+    not (DATA / "upsampled_published").is_dir(), reason="no published outputs: set HARNESS_DATA"
+)
 needs_pair = pytest.mark.skipif(not (DATA / "lpips_reference").is_dir(), reason="no LPIPS images: set HARNESS_DATA")
 
 
@@ -58,6 +64,20 @@ def test_bicubic_has_the_published_psnr(folder: str, scale: int, expected: float
     """PSNR on luma of bicubic is what the literature prints, to 0.02 dB."""
     paths = sorted((DATA / "sr" / folder).glob("*.png"))
     assert np.mean([score("psnr_y", read(path, scale), scale) for path in paths]) == pytest.approx(expected, abs=0.02)
+
+
+@needs_published
+@pytest.mark.parametrize("name", ["psp-fairface", "ddrm-unfairface"])
+def test_sharpness_is_the_published_one(name: str) -> None:
+    """Our sharpness of published outputs is, its sign apart, the authors' "blur" of each of them."""
+    folder = DATA / "upsampled_published"
+    theirs = pd.read_csv(folder / f"{name}.csv").set_index("file")["blur"]
+    table = pq.ParquetFile(folder / f"{name}.parquet").read_row_group(0, columns=["image"])
+    rows = table.column("image").to_pylist()[:50]
+    outputs = np.stack([decode(row["bytes"], name=row["path"]) for row in rows])
+    ours = metrics.score("sharpness", outputs, None, outputs, 1)
+    expected = [-theirs[f"val/{Path(row['path']).stem}.jpg"] for row in rows]
+    np.testing.assert_allclose(ours, expected, rtol=1e-4)
 
 
 @needs_pair

@@ -23,6 +23,10 @@ METRICS = {
     "psnr": {"title": "PSNR", "unit": "dB", "higher_is_better": True, "recipe": ""},
     "lpips_alex": {"title": "LPIPS", "unit": "", "higher_is_better": False, "recipe": ""},
 }
+PHOTOS = {
+    "lr_psnr": {"title": "Consistency", "unit": "dB", "higher_is_better": True, "recipe": ""},
+    "sharpness": {"title": "Sharpness", "unit": "", "higher_is_better": None, "recipe": ""},
+}
 CONTENT = {"low": 4, "high": 16, "seed": 0, "noise": None}
 PIXELS = np.zeros((4, 4, 3), np.uint8)
 
@@ -43,7 +47,7 @@ def image_table(n: int, **labels: Sequence[str]) -> pd.DataFrame:
 def backend(label: str, **changes: Any) -> dict[str, Any]:
     """A backend's entry in the run record."""
     about = {"label": label, "options": {}, "digest": f"digest of {label}", "device": "cpu", "precision": "float32"}
-    return about | {"status": "ok", "family": "other"} | changes
+    return about | {"status": "ok", "family": "other", "deterministic": True} | changes
 
 
 def scored(label: str, metric: str, values: Values, images: Iterable[str], **changes: Any) -> list[Row]:
@@ -461,6 +465,55 @@ def test_the_worst_images_come_first_with_their_pictures(tmp_path: Path) -> None
     assert (worst["output"].iloc[1:] == "").all()
 
 
+def test_without_ground_truth_consistency_comes_first(tmp_path: Path) -> None:
+    """Among photos as they are, the worst are the least consistent; more sharpness is higher, not better."""
+    values = np.asarray(RNG(13).permutation(40) + 20.0, float)
+    suite = {"content": {"photos": {"scale": 4, "max_pixels": 900}}}
+    rows = [
+        *scored("gan", "lr_psnr", values, names(40)),
+        *scored("bicubic", "sharpness", 0.1, names(40)),
+        *scored("gan", "sharpness", 0.1 + values / 100, names(40)),
+    ]
+    images = image_table(40, race=["a", "b"] * 20)
+    scores = scores_of(tmp_path, images, rows, suite=suite, metrics=PHOTOS)
+    worst = audit.worst(scores)
+    assert worst["value"].tolist() == sorted(values)[:8]
+    assert set(worst["metric"]) == {"lr_psnr"}
+    assert only(audit.differences(scores), backend="gan", metric="sharpness")["verdict"] == "higher"
+    groups = audit.groups(scores)
+    assert (groups[(groups["backend"] == "gan") & (groups["metric"] == "sharpness")]["n"] == 20).all()
+
+
+def test_diversity_is_of_stochastic_backends(tmp_path: Path) -> None:
+    """The mean over images with its interval; deterministic backends have one output, failed ones no row."""
+    values = RNG(14).normal(0.05, 0.01, 30)
+    backends = [
+        backend("passthrough"),
+        backend("bicubic"),
+        backend("sr3", deterministic=False),
+        backend("gone", status="failed", deterministic=False),
+    ]
+    content = CONTENT | {"diversity": {"images": 30, "samples": 4}}
+    rows = scored("sr3", "diversity", values, names(30))
+    scores = scores_of(tmp_path, image_table(30), rows, backends=backends, suite={"content": content})
+    diversity = audit.diversity(scores)
+    assert diversity["backend"].tolist() == ["bicubic", "sr3"]
+    row = only(diversity, backend="sr3")
+    assert (row["samples"], row["n"], row["note"]) == (4, 30, "")
+    assert row["mean"] == pytest.approx(values.mean())
+    assert row["low"] < row["mean"] < row["high"]
+    assert np.isnan(only(diversity, backend="bicubic", note="deterministic: one output", samples=1)["mean"])
+
+
+def test_a_further_sample_that_fails_is_no_failed_image(tmp_path: Path) -> None:
+    """The summary counts images without an output; further samples of an image stand among the failures alone."""
+    who = {"backend": "sr3", "options": "{}", "digest": "digest of sr3", "condition": "clean", "metric": "output"}
+    rows = [{**who, "image": "i0001", "sample": sample, "error": "BackendFailed: no"} for sample in (1, 2)]
+    scores = scores_of(tmp_path, image_table(4), rows)
+    assert only(audit.summary(scores), backend="sr3", metric="psnr")["failed"] == 0
+    assert only(audit.failures(scores), backend="sr3")["n"] == 2
+
+
 def test_failures_are_counted_by_kind(tmp_path: Path) -> None:
     """Failed cases count by backend, condition and kind; images that could not be used stand under no backend."""
     who = {"backend": "gan", "options": "{}", "digest": "digest of gan"}
@@ -514,12 +567,18 @@ def test_full_tables_leave_no_column_empty(tmp_path: Path) -> None:
     who = {"backend": "gan", "options": "{}", "digest": "digest of gan", "metric": "output", "image": "i0000"}
     rows.append(who | {"condition": "clean", "error": "BackendFailed: no"})
     rows.append(who | {"condition": "size-99", "metric": "not_tried", "error": "too long"})
+    rows += scored("sr3", "diversity", 0.05 + RNG(15).normal(0, 0.01, 80), names(80))
     content = CONTENT | {
         "speed": {"watts_per_core": 5, "server_p90_s": 2},
         "noise": {"sigmas": [0.05], "images": 80, "metrics": ["lpips_alex"]},
+        "diversity": {"images": 80, "samples": 4},
     }
     images = image_table(80, race=["a", "b"] * 40)
-    about = [backend("bicubic"), backend("gan", family="gan"), backend("sr3")]
+    about = [
+        *map(backend, ("passthrough", "bicubic")),
+        backend("gan", family="gan"),
+        backend("sr3", deterministic=False),
+    ]
     made = audit.tables(scores_of(tmp_path, images, rows, suite={"content": content}, backends=about).folder)
     for name, frame in made.items():
         if name == "sets":  # from stored features, which tests/harness/test_runner.py makes

@@ -240,6 +240,17 @@ def test_fairface_mismatches_are_counted(tmp_path: Path) -> None:
     ]
 
 
+def test_fairface_photos_may_lie_in_the_folder_of_their_archive(tmp_path: Path) -> None:
+    """Tables at the top and photos one folder down, as the archive unpacks, are the same dataset."""
+    flat, deep = write_fairface(tmp_path / "flat"), write_fairface(tmp_path / "deep")
+    (deep / "fairface-img-margin025-trainval").mkdir()
+    for split in ("train", "val"):
+        (deep / split).rename(deep / "fairface-img-margin025-trainval" / split)
+    one, other = (open_dataset(f"fairface:{folder}#val") for folder in (flat, deep))
+    assert dataset_hash(one) == dataset_hash(other)
+    assert one.notes == other.notes
+
+
 def test_fairface_without_a_table_or_photos_is_refused(tmp_path: Path) -> None:
     """No table, a table without file names and a table without its folder each get one line."""
     write_photos(tmp_path, "a.jpg")
@@ -307,6 +318,18 @@ def test_celeba_csv_and_layouts_equal_text(tmp_path: Path, images: str) -> None:
     assert [note.replace(".csv", ".txt") for note in packed.notes] == loose.notes
 
 
+def test_celeba_people_are_identities(tmp_path: Path) -> None:
+    """The identity list, where it is there, tells who is on a photo; a photo that it lacks has no identity."""
+    write_celeba(tmp_path, ".")
+    assert {record.identity for record in open_dataset(f"celeba:{tmp_path}").records} == {None}
+    (tmp_path / "identity_CelebA.txt").write_text("000001.jpg 2880\n000002.jpg 2937\n000004.jpg\n")
+    (tmp_path / "list_bbox_celeba.txt").write_text("2\nimage_id x_1 y_1 width height\n")
+    dataset = open_dataset(f"celeba:{tmp_path}")
+    assert [record.identity for record in dataset.records] == ["2880", "2937", None, None, None]
+    assert dataset.attributes == ("gender", "age")
+    assert not [note for note in dataset.notes if "no image suffix" in note]
+
+
 @pytest.mark.parametrize("suffix", ["txt", "csv"])
 def test_celeba_splits_follow_the_partition_list(tmp_path: Path, suffix: str) -> None:
     """0, 1, 2 are train, val, test; photos without a line in the list are left out of a split, with a note."""
@@ -360,6 +383,15 @@ def test_lfw_people_are_identities_not_groups(tmp_path: Path) -> None:
         ("stray", None),
     ]
     assert dataset.notes == ["2 of 5 images do not carry the name of their folder: their identity is not known"]
+
+
+def test_lfw_archives_open_as_they_unpack(tmp_path: Path) -> None:
+    """The funnelled set with its lists of pairs gives the people's photos, and notes the lists."""
+    folder = write_photos(tmp_path, "lfw_funneled/Ana_Li/Ana_Li_0001.jpg", "lfw_funneled/Jo-O'X/Jo-O'X_0012.jpg")
+    (folder / "lfw_funneled" / "pairs_01.txt").write_text("300\n")
+    dataset = open_dataset(f"lfw:{folder}")
+    assert [record.identity for record in dataset.records] == ["Ana_Li", "Jo-O'X"]
+    assert dataset.notes == ["1 of 3 files have no image suffix, pairs_01.txt for one: left out"]
 
 
 def test_lfw_of_other_names_is_refused(tmp_path: Path) -> None:
@@ -446,6 +478,14 @@ def test_splits_are_chosen_by_name(tmp_path: Path) -> None:
     assert [r.id for r in open_dataset(f"parquet:{tmp_path}#train").records] == ["c"]
     assert "several splits (test, train)" in refusal(f"parquet:{tmp_path}")
     assert "no split #tes; there is test, train" in refusal(f"parquet:{tmp_path}#tes")
+
+
+def test_versions_of_a_split_are_not_mixed(tmp_path: Path) -> None:
+    """The same split in two folders, as FairFace's two crops come, is a choice to make, not one set of twins."""
+    for crop in ("0.25", "1.25"):
+        write_parquet(tmp_path / crop / "validation-00000-of-00001.parquet", {}, ["a.png"])
+    assert "the split validation lies in several folders" in refusal(f"fairface:{tmp_path}")
+    assert [record.id for record in open_dataset(f"fairface:{tmp_path / '0.25'}").records] == ["a"]
 
 
 def test_rows_keep_their_images_when_the_cache_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,12 +58,13 @@ def no_fetching(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", metrics.METRICS)
 def test_each_metric_scores_each_image(name: str) -> None:
-    """A score is one float64 per image, and a worse image scores worse."""
+    """A score is one float64 per image, and a worse image scores worse if the metric knows better and worse."""
     targets = smooth(3, 64)
     slight, strong = (score(name, noisy(targets, sigma), targets) for sigma in (4, 40))
     assert slight.shape == strong.shape == (3,)
     assert slight.dtype == np.float64
-    assert np.all((slight > strong) == metrics.METRICS[name].higher_is_better)
+    direction = metrics.METRICS[name].higher_is_better
+    assert np.all((slight > strong) == direction) or direction is None
 
 
 @pytest.mark.parametrize("name", metrics.METRICS)
@@ -163,6 +164,26 @@ def test_images_too_small_for_a_metric_are_not_measured(name: str, side: int, *,
     except WeightsError as error:
         pytest.skip(f"no weights: {error}")
     assert np.all(np.isfinite(scores) == measured)
+
+
+def test_sharpness_is_fine_contrast_not_quality() -> None:
+    """A flat image has none, blur lowers it, noise raises it, and the ground truth does not enter."""
+    targets = smooth(2, 32)
+    blurred = to_uint8(resize(resize(targets.astype(float), 8, 8), 32, 32))
+    sharp, blurry, grainy = (score("sharpness", images, targets) for images in (targets, blurred, noisy(targets, 8)))
+    assert (blurry < sharp).all()
+    assert (sharp < grainy).all()
+    assert (metrics.score("sharpness", targets, None, low(targets), SCALE) == sharp).all()
+    assert score("sharpness", np.full_like(targets, 77), targets) == pytest.approx(0, abs=1e-20)
+
+
+def test_sharpness_is_the_variance_of_the_laplacian() -> None:
+    """One white pixel on black gives eight neighbours of 1 and a centre of -8, as the formula says."""
+    image = np.zeros((1, 8, 8, 3), np.uint8)
+    image[0, 4, 4] = 255
+    expected = np.var([1.0] * 8 + [-8.0] + [0.0] * 55, ddof=1)
+    assert score("sharpness", image, image) == pytest.approx(expected)
+    assert np.isnan(metrics.score("sharpness", image[:, :2, :4], None, image[:, :1, :2], 2))
 
 
 @pytest.mark.parametrize("name", CLASSIC)

@@ -175,6 +175,19 @@ def test_failures_are_tried_again(suite_file: SuiteFile, photos: Path, tmp_path:
     assert len(rows_of(out).query("metric == 'output'")) == 0
 
 
+def test_outputs_of_other_images_are_one_sentence(suite_file: SuiteFile, photos: Path, tmp_path: Path) -> None:
+    """Precomputed outputs of which none is named after an image end the command before anything is done."""
+    others, out = tmp_path / "others", tmp_path / "run"
+    others.mkdir()
+    shutil.copy(photos / "p00.png", others / "someone.png")
+    done = harness(*run_arguments(suite_file(), photos, out, f"replay,outputs={others},name=gan"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: gan: none of the 1 outputs in ")
+    assert "outputs such as someone, images such as p00" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not out.exists()
+
+
 def test_a_backend_that_cannot_serve_the_suite_fails_alone(suite_file: SuiteFile, photos: Path, tmp_path: Path) -> None:
     """A backend without the scale is one red line and failed cases; the rest of the run is intact."""
     out = tmp_path / "run"
@@ -210,6 +223,7 @@ def test_unusable_images_are_left_out_by_name(suite_file: SuiteFile, photos: Pat
         (["run", "faces"], "needs a dataset"),
         (["run", "faces", "--dataset", "folder:/no/such/folder"], "/no/such/folder"),
         (["run", "quick", "--backend", "sr4"], "no backend 'sr4'"),
+        (["run", "quick", "--backend", "replay,outputs=/no/such"], "replay: /no/such: holds no output images"),
         (["run", "quick", "--backend", "sr3", "--backend", "sr3"], "is taken"),
         (["run", "quick", "--backend", "lanczos,name=bicubic"], "belongs to the control"),
         (["score", "/no/such/run"], "holds no run"),

@@ -59,6 +59,9 @@ def test_verdicts_follow_the_interval() -> None:
     assert verdict(math.nan, math.nan, higher_is_better=True) == "not measured"
     assert verdict(0.1, 0.2, higher_is_better=True) == "better"
     assert verdict(0.1, 0.2, higher_is_better=False) == "worse"
+    assert verdict(0.1, 0.2, higher_is_better=None) == "higher"
+    assert verdict(-0.2, -0.1, higher_is_better=None) == "lower"
+    assert verdict(-1, 1, higher_is_better=None) == "tie"
 
 
 def test_the_typical_value_is_a_median_where_one_can_be_quoted() -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from harness.errors import StoreError
-from harness.store import COLUMNS, RunFolder, open_run, slug, write_atomic
+from harness.store import COLUMNS, RunFolder, equal_sizes, open_run, png_size, slug, write_atomic
 
 ROW = {"backend": "gan", "image": "a", "metric": "psnr", "value": 30.5, "seed": 2**63 - 1}
 HOLD = """
@@ -21,6 +21,19 @@ with RunFolder(Path(sys.argv[1])).locked():
     print("held", flush=True)
     sys.stdin.read()
 """
+
+
+def test_batches_hold_one_size_and_bounded_pixels(tmp_path: Path) -> None:
+    """Files of one size go together, in their order, up to the count and the pixels; a larger one goes alone."""
+    folder = RunFolder(tmp_path)
+    sizes = {"a": (4, 6), "b": (6, 4), "c": (4, 6), "d": (30, 40), "e": (4, 6), "f": (30, 40), "g": (4, 6)}
+    files = [(name, tmp_path / f"{name}.png") for name in sizes]
+    for name, path in files:
+        folder.write_image(path, np.zeros((*sizes[name], 3), np.uint8))
+    assert [png_size(path) for _, path in files] == list(sizes.values())
+    batches = [[name for name, _ in batch] for batch in equal_sizes(files, 3, 100)]
+    assert batches == [["a", "c", "e"], ["g"], ["b"], ["d"], ["f"]]
+    assert max(map(len, equal_sizes(files, 99, 50))) == 2
 
 
 def test_rows_come_back_as_they_went_in(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_a_good_suite_is_read() -> None:
 def test_built_in_suites_are_valid() -> None:
     """Every suite that ships with the product passes its own check."""
     names = built_in_suites()
-    assert {"quick", "faces"} <= set(names)
+    assert {"quick", "faces", "faces-ood", "photos"} <= set(names)
     for name in names:
         assert load_suite(name).name == name
 
@@ -41,6 +41,14 @@ def test_the_timed_passes_are_read() -> None:
     plain = parse_suite(GOOD + "speed: {images: 3}\n", "s.yaml").speed
     assert plain is not None
     assert (plain.batch, plain.sizes) == ((16,), ())
+
+
+def test_the_suite_out_of_distribution_measures_as_faces_does() -> None:
+    """`faces-ood` differs from `faces` in its name, title and note alone, so that the two can be compared."""
+    same = {"name": "", "title": "", "note": ""}
+    faces, other = (load_suite(name).model_copy(update=same) for name in ("faces", "faces-ood"))
+    assert faces == other
+    assert "Out of distribution" in load_suite("faces-ood").note
 
 
 def test_the_hash_follows_the_content() -> None:
@@ -84,6 +92,48 @@ def test_errors_name_line_and_field(old: str, new: str, words: str) -> None:
     """A mistake in a suite is one line: file, line, field, what is wrong."""
     with pytest.raises(ConfigError, match=words) as caught:
         parse_suite(GOOD.replace(old, new), "s.yaml")
+    assert "\n" not in str(caught.value)
+
+
+PHOTOS = """name: album
+title: An album
+photos:
+  scale: 4
+  max_pixels: 10000
+metrics: [lr_psnr, sharpness]
+"""
+
+
+def test_a_suite_of_photos_has_no_reference() -> None:
+    """Without low and high the photos are the inputs: the scale is theirs, and there is no ground truth."""
+    suite = parse_suite(PHOTOS, "p.yaml")
+    assert (suite.reference, suite.scale) == (False, 4)
+    assert parse_suite(GOOD, "s.yaml").reference
+    assert parse_suite(PHOTOS + "diversity: {images: 3}\n", "p.yaml").used_metrics == {
+        "lr_psnr",
+        "sharpness",
+        "lpips_alex",
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("[lr_psnr, ", "[lr_psnr, psnr, ", "p.yaml:6: metrics: psnr needs the ground truth"),
+        ("metrics:", "set_metrics: [kid_alexnet]\nmetrics:", "p.yaml:6: set_metrics: kid_alexnet needs the ground"),
+        ("metrics:", "noise: {sigmas: [0.1], images: 4}\nmetrics:", "p.yaml:6: noise: psnr needs the ground truth"),
+        ("photos:", "low: 16\nphotos:", "p.yaml:1: the suite: give low and high.* or photos, and not both"),
+        ("photos:", "low: 16\nhigh: 64\nphotos:", "p.yaml:1: the suite: give low and high.* or photos, and not both"),
+        ("photos:\n  scale: 4\n  max_pixels: 10000\n", "", "p.yaml:1: the suite: give low and high"),
+        ("max_pixels: 10000", "max_pixels: 9000000", "p.yaml:5: photos.max_pixels: 9000000 are more than 4000000"),
+        ("max_pixels: 10000", "max_pixel: 10000", "p.yaml:.*max_pixel"),
+        ("metrics:", "diversity: {images: 4, samples: 1}\nmetrics:", "p.yaml:6: diversity.samples: "),
+    ],
+)
+def test_a_suite_of_photos_cannot_ask_for_what_needs_the_truth(old: str, new: str, words: str) -> None:
+    """What needs a ground truth is refused when the suite is read, and so are two kinds of input or none."""
+    with pytest.raises(ConfigError, match=words) as caught:
+        parse_suite(PHOTOS.replace(old, new), "p.yaml")
     assert "\n" not in str(caught.value)
 
 

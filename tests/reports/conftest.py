@@ -68,6 +68,8 @@ def record() -> dict[str, Any]:
         "backends": [_backend(label, family) for label, family in BACKENDS.items()],
         "metrics": METRICS,
         "speed": {"inputs": "photos, resized", "energy": "estimate: processor seconds x 5 W a core (assumed)"},
+        "inputs": {"sizes": 1, "smallest": "16 x 16", "largest": "16 x 16", "timed": "16 x 16"},
+        "diversity": {"name": "diversity", "title": "Diversity (LPIPS)", "recipe": "mean over pairs"},
         "environment": {
             "python": "3.11.9",
             "platform": "Linux-6.1-x86_64",
@@ -117,6 +119,7 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
         "worst": _worst(folder),
         "samples": _samples(folder),
         "failures": _failures(),
+        "diversity": _diversity(),
         "sets": _sets(),
     }
     return {name: pd.DataFrame(list(found)) for name, found in rows.items()}
@@ -379,6 +382,14 @@ def _samples(folder: Path) -> Iterator[dict[str, Any]]:
                 "gender": "Female",
                 "age": "30-39",
             }
+
+
+def _diversity() -> Iterator[dict[str, Any]]:
+    nan = float("nan")
+    for label in ("bicubic", "realesrgan"):
+        who = {"backend": label, "samples": 1, "n": 0}
+        yield who | dict.fromkeys(("mean", "low", "high"), nan) | {"note": "deterministic: one output"}
+    yield {"backend": "sr3", "samples": 4, "n": 20, "mean": 0.031, "low": 0.028, "high": 0.034, "note": ""}
 
 
 def _sets() -> Iterator[dict[str, Any]]:

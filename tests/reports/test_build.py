@@ -1,5 +1,7 @@
 """The reports of a run folder: complete, self-contained, safe with hostile text, honest about what is missing."""
 
+import base64
+import io
 import json
 import math
 import re
@@ -8,8 +10,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from harness.audit import COLUMNS
 from harness.errors import StoreError
@@ -17,6 +21,7 @@ from reports import markdown
 from reports.build import build
 from reports.html import page
 from reports.load import load
+from reports.pictures import Album
 
 Build = Callable[..., Path]
 HOSTILE = '<script>alert(1)</script>"><img src=http://evil.example/x onerror=alert(2)>|](http://evil.example)'
@@ -142,7 +147,7 @@ def test_ties_are_shown_as_ties(make_run: Build) -> None:
     pairs["verdict"] = "tie"
     pairs.to_parquet(folder / "tables/pairs.parquet")
     text = written(folder)
-    assert "a tie between sr3 0.048 [0.047, 0.049] and realesrgan 0.062 [0.061, 0.064]" in text
+    assert "a tie between sr3 0.048 [0.047, 0.049] on 555 of 557 images and realesrgan 0.062 [0.061, 0.064]" in text
     assert text.count("rank 1=") == 6
 
 
@@ -195,6 +200,74 @@ def test_limits_of_the_run_are_named(make_run: Build) -> None:
     limits = text[text.index("Limits of this run") : text.index('<section id="comparison"')]
     for part in ("realesrgan was made for", "sr3 2:", "1 of 8 timings", "uncommitted changes", "local file"):
         assert part in limits
+
+
+def test_diversity_has_no_winner(make_run: Build) -> None:
+    """A stochastic backend's diversity stands with its interval, deterministic ones have one output and no figure."""
+    text = written(make_run())
+    assert "sr3 0.031 [0.028, 0.034] between 4 outputs. bicubic and realesrgan: one output for an input." in text
+    table = text[text.index("<caption>Diversity") :]
+    assert table[: table.index("</table>")].count("deterministic: one output") == 2
+    assert "more is not better" in table[: table.index("<tbody>")]
+
+
+def without_truth(about: dict[str, Any]) -> None:
+    """The record of photos as they are: no control arm, other metrics, inputs of several sizes."""
+    about["suite"]["content"] = {"photos": {"scale": 4, "max_pixels": 90000}}
+    about["inputs"] = {"sizes": 9, "smallest": "30 x 20", "largest": "200 x 300", "timed": "90 x 60"}
+    about["backends"] = [b for b in about["backends"] if b["label"] != "passthrough"]
+    about["backends"][1] |= {"inputs_below_domain": 17}
+    about["metrics"] = {
+        "lr_psnr": about["metrics"]["psnr"] | {"title": "Consistency"},
+        "sharpness": {"title": "Sharpness", "unit": "", "higher_is_better": None, "recipe": "Laplacian"},
+    }
+
+
+def test_a_run_without_ground_truth_says_so_first(make_run: Build) -> None:
+    """What needs the truth is named as absent, consistency leads, and sharpness has gains but no ranks or winners."""
+    renamed = {"psnr": "lr_psnr", "lpips_alex": "sharpness", "better": "higher", "worse": "lower"}
+    folder = make_run(edit=without_truth, changed={"sets": None})
+    for path in (folder / "tables").glob("*.parquet"):
+        frame = pd.read_parquet(path)
+        if "metric" in frame:
+            frame = frame[frame["metric"].isin(["psnr", "lpips_alex"])].replace(renamed)
+        frame = frame[frame["backend"] != "passthrough"] if "backend" in frame else frame
+        frame.assign(**{"target": ""} if "target" in frame else {}).to_parquet(path)
+    text = written(folder)
+    outline(text)
+    opening = text[text.index('<section id="short"') : text.index("Limits of this run")]
+    assert opening.index("No ground truth") < opening.index("Best Consistency")
+    assert "SSIM (Y), LPIPS (AlexNet), LPIPS (VGG16), KID, FID and the passthrough control need a ground" in opening
+    assert "Paired gain over bicubic on the same photos" in opening
+    assert "More is not better." in opening
+    assert "KID and FID compare with the ground truth, which this run does not have. Not measured is not" in text
+    assert "(17 of 557 inputs are smaller)" in text
+    assert "30 x 20 to 200 x 300 pixels, 9 sizes" in text
+    assert "Target" not in text
+    assert "perception-distortion" not in text
+    assert "<td>neither</td>" in text.replace("\n", "")
+    assert "Highest group" in text
+
+
+def test_the_note_of_a_suite_limits_the_run(make_run: Build) -> None:
+    """What a suite says of its own limits stands among the limits, before the first section."""
+    folder = make_run(edit=lambda about: about["suite"]["content"].update(note="Out of distribution on purpose."))
+    text = written(folder)
+    assert text.index("Limits of this run") < text.index("on purpose") < text.index('<section id="comparison"')
+
+
+def test_large_pictures_show_their_centre_in_full(make_run: Build) -> None:
+    """Where outputs are larger than a thumbnail, input and output show the same central part, unreduced."""
+    folder = make_run()
+    quarters = np.zeros((400, 400, 3), np.uint8)
+    quarters[136:264, 136:264] = 200
+    for name, image in (("out", quarters), ("in", quarters[::4, ::4])):
+        Image.fromarray(image).save(folder / "pictures" / f"{name}.png")
+    small, large = Album(folder, 10**6).uris("pictures/in.png", "pictures/out.png") or []
+    for uri, side in ((small, 32), (large, 128)):
+        with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as picture:
+            assert picture.size == (side, side)
+            assert abs(np.asarray(picture).astype(int) - 200).max() < 10
 
 
 @pytest.mark.parametrize("name", list(COLUMNS))
