@@ -50,7 +50,7 @@ COLUMNS = {
     "worst": "backend metric rank image value input output target",
     "samples": "image backend input output target",
     "failures": "backend condition kind message n",
-    "sets": "backend metric n value low high",
+    "sets": "backend metric n value low high note",
 }
 """Columns of each table, there even when it has no rows; those with pictures have the group attributes as well."""
 

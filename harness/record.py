@@ -11,7 +11,7 @@ from harness.datasets import AGE_RULE, Dataset
 from harness.metrics import METRICS
 from harness.plan import Job, Step
 from harness.score import CONTROL_RECORD
-from harness.set_measures import TITLES, network_recipe
+from harness.set_measures import describe
 from harness.store import SCHEMA
 from harness.suite import Suite
 
@@ -43,7 +43,7 @@ def new_record(
         "dataset": _dataset(dataset, dataset_sha256, images),
         "backends": [CONTROL_RECORD],
         "metrics": {name: _metric(name) for name in METRICS if any(name in step.metrics for step in steps)},
-        "set_metrics": {name: {"title": TITLES[name], "recipe": network_recipe()} for name in job.suite.set_metrics},
+        "set_metrics": describe(job.suite),
         "environment": environment.describe(),
         "warnings": [],
     }

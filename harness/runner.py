@@ -22,7 +22,7 @@ from harness.prepare import prepare
 from harness.record import continued, new_record, now
 from harness.score import BASELINE, CONTROL, identity, image_labels, output_path, score_run
 from harness.session import Session, refused
-from harness.set_measures import measure_sets
+from harness.set_measures import describe, measure_sets
 from harness.store import Row, RunFolder
 from harness.suite import Suite
 from harness.timing import drop_disturbed, is_timed, time_backend
@@ -36,6 +36,7 @@ def run(job: Job, progress: Progress) -> RunFolder:
     """
     specs = backend_specs(job)
     preflight(job.suite.used_metrics)
+    describe(job.suite)  # opens and checks the networks
     dataset = open_dataset(job.dataset)
     if job.limit is not None:
         dataset = limit(dataset, job.limit, job.suite.seed)

@@ -60,6 +60,12 @@ def test_the_hash_follows_the_content() -> None:
         ("  images: 10", "  images: 10\n  metrics: [psnr, psnr]", "s.yaml:9: noise.metrics: psnr is there twice"),
         ("high: 64", "high: 8016", "s.yaml:4: high: .*8000"),
         ("high: 64", "high: 16\nset_metrics: [kid_alexnet]", "s.yaml:5: set_metrics: .*32"),
+        (
+            "high: 64",
+            "high: 64\nset_metrics: [kid_mine]",
+            "s.yaml:5: set_metrics: unknown set metric .kid_mine",
+        ),
+        ("high: 64", "high: 64\nnetworks: {alexnet: mine.yaml}", "s.yaml:5: networks: 'alexnet': .*none of"),
         (GOOD, "- a\n- b\n", "s.yaml:1: a suite is a mapping"),
         (GOOD, "", "s.yaml:1: a suite is a mapping"),
     ],
