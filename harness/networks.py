@@ -126,20 +126,20 @@ class Network:
         """(N, width) features of N > 0 images; not finite where the network fails."""
         return np.concatenate([self.forward(part).features for part in _batches(images)])
 
-    def predictions(self, images: Images) -> pd.DataFrame:
-        """What it says of N > 0 images: a row each, with columns (attribute, label) of probabilities.
+    def predictions(self, images: Images) -> dict[str, pd.DataFrame]:
+        """What it says of N > 0 images: for each attribute N rows of probabilities, a column a label.
 
-        An attribute that is a number, such as age in years, has the only column (attribute, `VALUE`). Where the
-        network fails, the whole row is NaN.
+        An attribute that is a number, such as age in years, has the only column `VALUE`. Where the network fails, all
+        its rows are NaN.
         """
         outputs = np.concatenate([self.forward(part).outputs for part in _batches(images)])
         outputs[~np.isfinite(outputs).all(axis=1)] = np.nan
-        columns: dict[tuple[str, str], Float] = {}
+        tables = {}
         for attribute, meaning in self.attributes.items():
             names = meaning if isinstance(meaning, tuple) else (VALUE,)
             part, outputs = np.split(outputs, [len(names)], axis=1)
-            columns |= {(attribute, name): v for name, v in zip(names, self._read(part, meaning).T, strict=True)}
-        return pd.DataFrame(columns)
+            tables[attribute] = pd.DataFrame(self._read(part, meaning), columns=list(names))
+        return tables
 
     def _read(self, outputs: Float, meaning: tuple[str, ...] | float) -> Float:
         from scipy.special import softmax

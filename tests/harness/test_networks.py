@@ -71,7 +71,7 @@ def test_an_onnx_network_is_read_as_described(
     exponents = np.exp(network.features(images))
     assert predicted["tint"].to_numpy() == pytest.approx(exponents / exponents.sum(axis=1, keepdims=True), abs=1e-6)
     assert list(predicted["tint"]) == ["red", "green", "blue"]
-    assert predicted["light", VALUE].to_numpy() == pytest.approx(100 * network.features(images).sum(axis=1), rel=1e-5)
+    assert predicted["light"][VALUE].to_numpy() == pytest.approx(100 * network.features(images).sum(axis=1), rel=1e-5)
     assert (network.width, network.labels) == (3, {"tint": ("red", "green", "blue"), "light": ()})
     assert "output features" in network.recipe
     assert "32 x 32" in network.recipe
@@ -93,7 +93,8 @@ def test_failures_of_a_network_are_nan(
     write_graph(tmp_path / "colours.onnx", log=True)
     network = open_network("mine", str(describe()))
     images[2] = 0
-    assert network.predictions(images).isna().all(axis=1).tolist() == [False, False, True, False, False]
+    for table in network.predictions(images).values():
+        assert table.isna().all(axis=1).tolist() == [False, False, True, False, False]
     assert not np.isfinite(network.features(images)[2]).any()
 
 
@@ -200,7 +201,7 @@ def test_the_attribute_network_is_mobilenet(images: Images, tmp_path: Path) -> N
     predicted = network.predictions(images)
     assert predicted["race"].to_numpy() == pytest.approx(outputs[:, :5].softmax(1).numpy(), abs=1e-5)
     assert predicted["gender"].to_numpy() == pytest.approx(outputs[:, 5:7].softmax(1).numpy(), abs=1e-5)
-    assert predicted["age", VALUE].to_numpy() == pytest.approx(100 * outputs[:, 7].numpy(), abs=1e-3)
+    assert predicted["age"][VALUE].to_numpy() == pytest.approx(100 * outputs[:, 7].numpy(), abs=1e-3)
     assert "input of the last linear layer, 1280 features" in network.recipe
 
 

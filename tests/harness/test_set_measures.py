@@ -105,6 +105,16 @@ def test_blocks_of_the_kernel_change_nothing() -> None:
     assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * error, rel=1e-6)
 
 
+def test_intervals_cover_no_difference_in_one_direction() -> None:
+    """Where features vary in one direction only, the intervals of equal sets still cover 0."""
+    rng = np.random.default_rng(6)
+    covered = []
+    for _ in range(200):
+        x, y = rng.normal(size=(2, 100, 8)) * np.array([1, *[0.05] * 7])
+        covered += [estimate.low <= 0 <= estimate.high for estimate in (kid(x, y), kid_paired(x, y))]
+    assert np.mean(covered) >= 0.92
+
+
 def test_too_few_images_are_not_measured() -> None:
     """Three images give no KID."""
     x = np.zeros((3, 4))
