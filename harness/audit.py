@@ -56,7 +56,7 @@ COLUMNS = {
     "samples": "image backend input output target",
     "failures": "backend condition kind message n",
     "diversity": "backend samples n mean low high note",
-    "sets": "backend metric n value low high",
+    "sets": "backend metric n value low high note",
 }
 """Columns of each table, there even when it has no rows; those with pictures have the group attributes as well."""
 

@@ -14,6 +14,7 @@ from harness.degrade import gaussian_noise, given_input, make_input, make_target
 from harness.errors import DatasetError, ImageError, StoreError
 from harness.metrics import METRICS
 from harness.plan import CLEAN, Step
+from harness.set_measures import describe
 from harness.store import RunFolder, read_table, write_atomic
 from harness.suite import Suite
 
@@ -21,6 +22,7 @@ from harness.suite import Suite
 def identity_of(dataset_sha256: str, suite: Suite) -> str:
     """What a run folder is for: the images, the suite, and the recipes of its metrics."""
     recipes = [METRICS[name].recipe for name in sorted(suite.used_metrics)]
+    recipes += [about["recipe"] for about in describe(suite).values()]
     return hashlib.sha256(json.dumps([dataset_sha256, suite.sha256, recipes]).encode()).hexdigest()
 
 

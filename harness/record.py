@@ -15,7 +15,7 @@ from harness.meters import package_joules
 from harness.metrics import METRICS
 from harness.plan import Job, Step
 from harness.score import CONTROL_RECORD
-from harness.set_measures import TITLES, network_recipe
+from harness.set_measures import describe
 from harness.store import SCHEMA
 from harness.suite import Speed, Suite
 
@@ -51,7 +51,7 @@ def new_record(
         "backends": [CONTROL_RECORD] if job.suite.reference else [],
         "metrics": {name: _metric(name) for name in METRICS if any(name in step.metrics for step in steps)},
         "diversity": DIVERSITY if job.suite.diversity else {},
-        "set_metrics": {name: {"title": TITLES[name], "recipe": network_recipe()} for name in job.suite.set_metrics},
+        "set_metrics": describe(job.suite),
         "speed": _speed(job.suite.speed),
         "environment": environment.describe(),
         "warnings": [],

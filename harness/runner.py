@@ -29,7 +29,7 @@ from harness.record import continued, input_sizes, new_record, now, usual_size
 from harness.replicas import Replicas
 from harness.score import BASELINE, CONTROL, identity, image_labels, output_path, score_run
 from harness.session import refused
-from harness.set_measures import measure_sets
+from harness.set_measures import describe, measure_sets
 from harness.speed import Bench
 from harness.store import Row, RunFolder, equal_sizes, png_size
 from harness.suite import Suite
@@ -47,6 +47,7 @@ def run(job: Job, progress: Progress) -> RunFolder:
     """
     specs, credentials = backend_specs(job), load_credentials(job.credentials)
     preflight(job.suite.used_metrics)
+    describe(job.suite)  # opens and checks the networks
     dataset = open_dataset(job.dataset)
     if job.limit is not None:
         dataset = limit(dataset, job.limit, job.suite.seed)

@@ -1,12 +1,15 @@
-"""Measures of sets of images: KID and FID on the features of a named network, with intervals.
+"""Measures of sets of images: KID and FID on the features of named networks, with intervals.
 
 KID is the unbiased squared MMD with the kernel (x.y / d + 1)^3 (Binkowski et al. 2018). Reconstructions of the same
 reference images are paired samples, for which the usual estimator is biased: `kid_paired` leaves the i = i terms out
 of the cross term as well. FID (Heusel et al. 2017) is biased upwards for small sets; quote it with n.
+The metrics are called `kid_NETWORK` and `fid_NETWORK`: figures of two networks cannot be compared.
 """
 
+import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +18,23 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from harness import weights
+from harness.errors import ConfigError, StoreError
 from harness.images import load
-from harness.metrics import BACKBONES, lpips_network
+from harness.label_tables import listing
+from harness.networks import BATCH, Network, open_network, title
 from harness.plan import CLEAN
 from harness.score import CONTROL, identity, stored_outputs
 from harness.store import RunFolder, read_table, slug
+from harness.suite import Suite
 
 Float = NDArray[np.float64]
-Images = NDArray[np.uint8]
 
-NETWORK = "alexnet-relu5"
-"""AlexNet trunk (ImageNet), last convolution after ReLU, mean over positions: 256 features."""
-
-TITLES = {"kid_alexnet": "KID (AlexNet features)", "fid_alexnet": "FID (AlexNet features)"}
-BATCH = 64
+RECIPES = {
+    "kid": "unbiased MMD^2, kernel (x.y / d + 1)^3, U-statistic over i != j of the pairs, interval by jackknife",
+    "fid": "Frechet distance of Gaussians, unbiased covariances; biased upwards for small n",
+}
+BLOCK = 512
+"""Rows of the kernel matrix that are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -42,99 +47,147 @@ class Estimate:
     n: int
 
 
-def network_recipe() -> str:
-    """The feature network by name, layer and hash of its weights."""
-    file, _ = BACKBONES["alex"]
-    return f"{NETWORK}, mean over positions, RGB -1..1, weights {file} sha256 {weights.WEIGHTS[file].sha256[:12]}"
-
-
-def features(images: Images) -> Float:
-    """Features of (N, H, W, 3) images: (N, 256). Images of 32 pixels or more."""
-    import torch
-
-    lpips = lpips_network("alex")
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(images), BATCH):
-            part = torch.from_numpy(images[start : start + BATCH].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
-            parts.append(lpips.net(lpips.scaling_layer(part)).relu5.mean(dim=(2, 3)).double().numpy())  # type: ignore[operator]
-    return np.concatenate(parts)
-
-
 def _kernel(x: Float, y: Float) -> Float:
-    kernel: Float = (x @ y.T / x.shape[1] + 1) ** 3
-    return kernel
+    z = x / x.shape[1] @ y.T + 1
+    cube: Float = z * z * z  # np.power is ten times slower
+    return cube
+
+
+def _blocks(n: int) -> Iterator[slice]:
+    return (slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK))
+
+
+def _sums(x: Float, y: Float, *, diagonal: bool = True) -> tuple[Float, float]:
+    """The sums over j of k(x_i, y_j), and the sum of all squares; perhaps without the diagonal i = j."""
+    rows, squares = [], 0.0
+    for block in _blocks(len(x)):
+        k = _kernel(x[block], y)
+        if not diagonal:
+            np.fill_diagonal(k[:, block], 0.0)
+        rows.append(k.sum(axis=1))
+        squares += float(np.square(k).sum())
+    return np.concatenate(rows), squares
+
+
+def _paired_sums(x: Float, y: Float) -> tuple[Float, float]:
+    """The sums over j != i of h_ij = k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(y_i, x_j), and that of all squares."""
+    rows, squares = [], 0.0
+    for block in _blocks(len(x)):
+        h = _kernel(x[block], x) + _kernel(y[block], y) - _kernel(x[block], y) - _kernel(y[block], x)
+        np.fill_diagonal(h[:, block], 0.0)
+        rows.append(h.sum(axis=1))
+        squares += float(np.square(h).sum())
+    return np.concatenate(rows), squares
 
 
 def kid_paired(x: Float, y: Float) -> Estimate:
     """KID of paired features (row i of both comes from the same photo): the U-statistic over i != j.
 
-    The interval is the jackknife's over photos; at no difference, where the statistic is degenerate, it is too wide
-    rather than too narrow.
+    The 95 % interval is normal. Its variance is the jackknife's over photos or, if larger, that of the statistic
+    where the sets do not differ, 2 var(h) / (n (n - 1)): there the jackknife's may be near 0 when the features vary in
+    few directions.
     """
     n = len(x)
     if n < 4:
         return Estimate(math.nan, math.nan, math.nan, n)
-    cross = _kernel(x, y)
-    h = _kernel(x, x) + _kernel(y, y) - cross - cross.T
-    np.fill_diagonal(h, 0.0)
-    rows, total = h.sum(axis=1), h.sum()
-    left_out = (total - 2 * rows) / ((n - 1) * (n - 2))
-    return _jackknife(float(total / (n * (n - 1))), left_out)
+    rows, squares = _paired_sums(x, y)
+    pairs = n * (n - 1)
+    value = float(rows.sum() / pairs)
+    left_out = (rows.sum() - 2 * rows) / ((n - 1) * (n - 2))
+    return _interval(value, _jackknife(left_out), 2 * (squares / pairs - value**2) / pairs, n)
 
 
 def kid(x: Float, y: Float) -> Estimate:
-    """KID of independent sets of features, with the jackknife interval over the images of both."""
+    """KID of independent sets of features; the interval is as that of `kid_paired`, over the images of both."""
     m, n = len(x), len(y)
     if min(m, n) < 4:
         return Estimate(math.nan, math.nan, math.nan, min(m, n))
-    kxx, kyy, kxy = _kernel(x, x), _kernel(y, y), _kernel(x, y)
-    np.fill_diagonal(kxx, 0.0)
-    np.fill_diagonal(kyy, 0.0)
-    a, b, c = kxx.sum(), kyy.sum(), kxy.sum()
+    (rows_x, _), (rows_y, _) = _sums(x, x, diagonal=False), _sums(y, y, diagonal=False)
+    (across_x, squares), (across_y, _) = _sums(x, y), _sums(y, x)
+    a, b, c = rows_x.sum(), rows_y.sum(), across_x.sum()
     value = a / (m * (m - 1)) + b / (n * (n - 1)) - 2 * c / (m * n)
-    without_x = (a - 2 * kxx.sum(axis=1)) / ((m - 1) * (m - 2)) + b / (n * (n - 1))
-    without_x -= 2 * (c - kxy.sum(axis=1)) / ((m - 1) * n)
-    without_y = a / (m * (m - 1)) + (b - 2 * kyy.sum(axis=1)) / ((n - 1) * (n - 2))
-    without_y -= 2 * (c - kxy.sum(axis=0)) / (m * (n - 1))
-    spread = math.hypot(_error(without_x), _error(without_y))
-    return Estimate(float(value), float(value - 1.96 * spread), float(value + 1.96 * spread), min(m, n))
+    without_x = (a - 2 * rows_x) / ((m - 1) * (m - 2)) + b / (n * (n - 1)) - 2 * (c - across_x) / ((m - 1) * n)
+    without_y = a / (m * (m - 1)) + (b - 2 * rows_y) / ((n - 1) * (n - 2)) - 2 * (c - across_y) / (m * (n - 1))
+    centred = (squares - np.square(across_x).sum() / n - np.square(across_y).sum() / m + c**2 / (m * n)) / (m * n)
+    return _interval(
+        value, _jackknife(without_x) + _jackknife(without_y), 2 * (1 / m + 1 / n) ** 2 * centred, min(m, n)
+    )
 
 
-def _error(left_out: Float) -> float:
-    n = len(left_out)
-    return math.sqrt((n - 1) / n * float(((left_out - left_out.mean()) ** 2).sum()))
+def _jackknife(left_out: Float) -> float:
+    """The variance of a statistic, from its values without each image."""
+    return (len(left_out) - 1) * float(np.var(left_out))
 
 
-def _jackknife(value: float, left_out: Float) -> Estimate:
-    spread = _error(left_out)
-    return Estimate(value, value - 1.96 * spread, value + 1.96 * spread, len(left_out))
+def _interval(value: float, jackknife: float, degenerate: float, n: int) -> Estimate:
+    half = 1.96 * math.sqrt(max(jackknife, degenerate))
+    return Estimate(float(value), float(value - half), float(value + half), n)
 
 
 def fid(x: Float, y: Float) -> float:
-    """Frechet distance of two sets of features: |mx - my|^2 + tr(Cx + Cy - 2 (Cx Cy)^(1/2)); NaN for fewer than 2."""
+    """Frechet distance of two sets of features: |mx - my|^2 + tr(Cx + Cy - 2 (Cx Cy)^(1/2)); NaN for fewer than 2.
+
+    With Cx = A'A and Cy = B'B, the trace of the root is the sum of the singular values of A B'.
+    """
     if min(len(x), len(y)) < 2:
         return math.nan
     difference = x.mean(axis=0) - y.mean(axis=0)
-    cx, cy = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
-    roots = np.sqrt(np.maximum(np.linalg.eigvals(cx @ cy).real, 0.0)).sum()
-    return float(difference @ difference + np.trace(cx) + np.trace(cy) - 2 * roots)
+    a, b = _root(x), _root(y)
+    roots = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    return float(difference @ difference + np.square(a).sum() + np.square(b).sum() - 2 * roots)
+
+
+def _root(x: Float) -> Float:
+    """A matrix A of at most d rows with A'A the covariance of the features (n, d)."""
+    return np.asarray(np.linalg.qr((x - x.mean(axis=0)) / math.sqrt(len(x) - 1), mode="r"))
+
+
+def describe(suite: Suite) -> dict[str, dict[str, str]]:
+    """Title and recipe of each measure of sets of a suite, and its network by name and recipe.
+
+    Raises:
+        ConfigError, WeightsError: a network cannot be used, or has no features.
+    """
+    return {metric: _describe(metric, _open(metric, suite.networks)) for metric in suite.set_metrics}
+
+
+def _describe(metric: str, network: Network) -> dict[str, str]:
+    measure = metric.partition("_")[0]
+    return {
+        "title": f"{measure.upper()} ({title(network.name)})",
+        "recipe": f"{RECIPES[measure]}; features: {network.recipe}",
+        "network": network.name,
+        "network_recipe": network.recipe,
+    }
+
+
+def _open(metric: str, files: dict[str, str]) -> Network:
+    name = metric.partition("_")[2]
+    network = open_network(name, files.get(name, ""))
+    if not network.width:
+        raise ConfigError(f"{files[name]}: features names no output, so {metric} cannot be measured; name one")
+    return network
 
 
 def measure_sets(folder: RunFolder, progress: Progress) -> None:
     """Store the features of all clean outputs, and one row for each backend and measure of sets of the suite.
 
     Features whose images are already stored are kept; rows are written anew only when they change.
+
+    Raises:
+        ConfigError, WeightsError, StoreError: a network is needed and is not there, or is no longer the run's.
     """
     record = folder.read_record() or {}
-    wanted = record["suite"]["content"]["set_metrics"]
-    if not wanted:
+    measures = _measures(record)
+    if not measures:
         return
     images = read_table(folder.path / "images.parquet")
-    task = progress.add_task("features", total=len(record["backends"]))
-    for backend in record["backends"]:
-        _store_features(folder, record, images, backend)
-        progress.advance(task)
+    networks = {about["network"]: metric for metric, about in measures.items()}
+    task = progress.add_task("features", total=len(record["backends"]) * len(networks))
+    for metric in networks.values():
+        for backend in record["backends"]:
+            _store_features(folder, record, images, backend, metric)
+            progress.advance(task)
     by_label = {b["label"]: identity(b, record["dataset"]["spec"]) for b in record["backends"]}
     scale = record["suite"]["content"]["high"] // record["suite"]["content"]["low"]
     rows = [
@@ -148,44 +201,62 @@ def measure_sets(folder: RunFolder, progress: Progress) -> None:
 
 
 def set_estimates(folder: RunFolder, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The measures of sets of each backend from its stored features, paired with the targets' by image."""
-    wanted = record["suite"]["content"].get("set_metrics", []) if "suite" in record else []
-    control = next((b for b in record["backends"] if b["label"] == CONTROL), None)
-    if not wanted or control is None or not (path := _feature_file(folder, control)).exists():
-        return []
-    targets = _read_features(path)
+    """The measures of sets of each backend from its stored features, paired with the targets' by image.
+
+    Images without finite features are left out, counted and named in `note`.
+    """
     rows = []
-    for backend in record["backends"]:
-        if not (path := _feature_file(folder, backend)).exists():
-            continue
-        outputs = _read_features(path)
-        x, y = outputs.to_numpy(float), targets.loc[outputs.index].to_numpy(float)
-        for metric in wanted:
-            paired = metric == "kid_alexnet"
-            estimate = kid_paired(x, y) if paired else Estimate(fid(x, y), math.nan, math.nan, len(x))
-            figures = {"n": estimate.n, "value": estimate.value, "low": estimate.low, "high": estimate.high}
-            rows.append({"backend": backend["label"], "metric": metric} | figures)
+    for metric, about in _measures(record).items():
+        stored = {b["label"]: path for b in record["backends"] if (path := _feature_file(folder, b, about)).exists()}
+        if CONTROL in stored:
+            targets = _read_features(stored[CONTROL])
+            found = {label: _estimate(metric, _read_features(path), targets) for label, path in stored.items()}
+            rows += [{"backend": label, "metric": metric} | figures for label, figures in found.items()]
     return rows
 
 
-def _feature_file(folder: RunFolder, backend: dict[str, Any]) -> Path:
+def _measures(record: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """What `describe` said when the run began; nothing for runs of versions that could not choose a network."""
+    return {metric: about for metric, about in record.get("set_metrics", {}).items() if "network" in about}
+
+
+def _estimate(metric: str, outputs: pd.DataFrame, targets: pd.DataFrame) -> dict[str, Any]:
+    x, y = outputs.to_numpy(float), targets.loc[outputs.index].to_numpy(float)
+    usable = np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
+    x, y = x[usable], y[usable]
+    estimate = kid_paired(x, y) if metric.startswith("kid_") else Estimate(fid(x, y), math.nan, math.nan, len(x))
+    lost = [str(image) for image in outputs.index[~usable]]
+    note = f"{len(lost)} left out, features not finite: {listing(lost)}" if lost else ""
+    return asdict(estimate) | {"note": note}
+
+
+def _feature_file(folder: RunFolder, backend: dict[str, Any], about: dict[str, str]) -> Path:
+    version = hashlib.sha256(about["network_recipe"].encode()).hexdigest()[:8]
     name = slug(str(identity(backend, "")))[-16:]
-    return folder.path / "features" / NETWORK / f"{slug(backend['label'])}.{name}.parquet"
+    return folder.path / "features" / f"{about['network']}-{version}" / f"{slug(backend['label'])}.{name}.parquet"
 
 
 def _read_features(path: Path) -> pd.DataFrame:
     return read_table(path).set_index("image")
 
 
-def _store_features(folder: RunFolder, record: dict[str, Any], images: pd.DataFrame, backend: dict[str, Any]) -> None:
-    content = record["suite"]["content"]
+def _store_features(
+    folder: RunFolder, record: dict[str, Any], images: pd.DataFrame, backend: dict[str, Any], metric: str
+) -> None:
+    content, about = record["suite"]["content"], record["set_metrics"][metric]
     outputs = stored_outputs(folder, images, backend, CLEAN, content["high"] // content["low"])
-    path = _feature_file(folder, backend)
+    path = _feature_file(folder, backend, about)
     if not outputs or (path.exists() and set(_read_features(path).index) == set(outputs)):
         return
+    network = _open(metric, content["networks"])
+    if network.recipe != about["network_recipe"]:
+        raise StoreError(
+            f"{folder.path}: network {network.name} is no longer that of this run; choose another --output"
+        )
     names = list(outputs)
     parts = [
-        features(np.stack([load(outputs[name]) for name in names[i : i + BATCH]])) for i in range(0, len(names), BATCH)
+        network.features(np.stack([load(outputs[name]) for name in names[i : i + BATCH]]))
+        for i in range(0, len(names), BATCH)
     ]
     frame = pd.DataFrame(np.concatenate(parts).astype(np.float32)).rename(columns=str)
     frame.insert(0, "image", names)

@@ -2,10 +2,11 @@
 
 import difflib
 import hashlib
+import re
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -15,7 +16,12 @@ from harness.images import MAX_PIXELS
 from harness.metrics import METRICS
 
 MIN_SET_SIDE = 32
-"""Smallest side of an image, in pixels, that the feature network of the set measures takes."""
+"""Smallest side of an image, in pixels, that the set measures are taken of."""
+SET_MEASURES = ("kid", "fid")
+NETWORKS = ("attributes", "alexnet")
+"""The feature networks that ship with the product; for faces, the first is the one to quote."""
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Strict(BaseModel):
@@ -23,14 +29,18 @@ class _Strict(BaseModel):
 
 
 def _known_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
+    _check_names(names, list(METRICS), "metric")
+    return names
+
+
+def _check_names(names: tuple[str, ...], known: list[str], kind: str) -> None:
     for name in names:
-        if name not in METRICS:
-            near = difflib.get_close_matches(name, METRICS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(METRICS)}"
-            raise ValueError(f"unknown metric {name!r}; {hint}")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            raise ValueError(f"unknown {kind} {name!r}; {hint}")
         if names.count(name) > 1:
             raise ValueError(f"{name} is there twice")
-    return names
 
 
 class Noise(_Strict):
@@ -113,6 +123,8 @@ class Suite(_Strict):
     """What to measure: either `low` and `high`, the sides of input and output in pixels, or `photos`.
 
     `target_kernel` makes the ground truth from a photo; another than bicubic only to repeat published comparisons.
+    A set metric is `kid_NETWORK` or `fid_NETWORK`, with one of `NETWORKS` or a name that `networks` gives to the YAML
+    file that describes somebody's (see `harness.networks`).
     `note` is a limit of the suite that its reports state.
     """
 
@@ -129,7 +141,8 @@ class Suite(_Strict):
     batch: int = Field(default=16, ge=1)
     deadline_s: float = Field(default=120, gt=0, allow_inf_nan=False)
     metrics: tuple[str, ...] = Field(min_length=1)
-    set_metrics: tuple[Literal["kid_alexnet", "fid_alexnet"], ...] = ()
+    networks: dict[str, str] = {}
+    set_metrics: tuple[str, ...] = ()
     noise: Noise | None = None
     diversity: Diversity | None = None
     speed: Speed | None = None
@@ -144,11 +157,20 @@ class Suite(_Strict):
             raise ValueError(f"{high} is not a whole multiple of low ({low})")
         return high
 
+    @field_validator("networks")
+    @classmethod
+    def _named(cls, networks: dict[str, str]) -> dict[str, str]:
+        for name in networks:
+            if name in NETWORKS or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", name):
+                taken = ", ".join(NETWORKS)
+                raise ValueError(f"{name!r}: a name is lower-case letters, digits and dashes, and none of {taken}")
+        return networks
+
     @field_validator("speed")
     @classmethod
     def _reached(cls, speed: Speed | None, info: Any) -> Speed | None:  # noqa: ANN401 - as above
         photos, low = info.data.get("photos"), info.data.get("low")
-        scale = photos.scale if photos else info.data.get("high", 1) // low if low else 1
+        scale = photos.scale if photos else info.data.get("high", low) // low if low else 1
         for size in speed.sizes if speed else ():
             if size % scale:
                 raise ValueError(f"sizes: {size} is not a whole multiple of the scale ({scale})")
@@ -156,7 +178,7 @@ class Suite(_Strict):
 
     @field_validator("metrics", "set_metrics", "noise")
     @classmethod
-    def _measurable(cls, value: Any, info: Any) -> Any:  # noqa: ANN401 - as above; names, or a part that has some
+    def _without_truth(cls, value: Any, info: Any) -> Any:  # noqa: ANN401 - as above; names, or a part that has some
         names = value.metrics if isinstance(value, Noise) else value or ()
         lost = next((n for n in names if n not in METRICS or METRICS[n].reference), None)
         if info.data.get("photos") and lost:
@@ -165,7 +187,10 @@ class Suite(_Strict):
 
     @field_validator("set_metrics")
     @classmethod
-    def _large_enough(cls, names: tuple[str, ...], info: Any) -> tuple[str, ...]:  # noqa: ANN401 - as above
+    def _measurable(cls, names: tuple[str, ...], info: Any) -> tuple[str, ...]:  # noqa: ANN401 - as above
+        networks = (*NETWORKS, *info.data.get("networks", {}))
+        known = [f"{measure}_{network}" for network in networks for measure in SET_MEASURES]
+        _check_names(names, known, "set metric")
         high = info.data.get("high", MIN_SET_SIDE)
         if names and high < MIN_SET_SIDE:
             raise ValueError(f"the features need images of {MIN_SET_SIDE} or more pixels a side; high is {high}")
@@ -189,8 +214,8 @@ class Suite(_Strict):
 
     @property
     def used_metrics(self) -> set[str]:
-        """Every metric that some part of the suite asks for; measures of sets and diversity need LPIPS' AlexNet."""
-        alex = {"lpips_alex"} if self.set_metrics or self.diversity else set()
+        """Every metric of single images that some part of the suite asks for; diversity needs LPIPS' AlexNet."""
+        alex = {"lpips_alex"} if self.diversity else set()
         return {*self.metrics, *(self.noise.metrics if self.noise else ()), *alex}
 
     @cached_property
@@ -228,23 +253,34 @@ def load_suite(name: str) -> Suite:
 
 def parse_suite(text: str, where: str) -> Suite:
     """A suite from YAML text; `where` names it in errors."""
+    return parse_yaml(text, where, Suite)
+
+
+def parse_yaml(text: str, where: str, model: type[Model]) -> Model:
+    """YAML text checked against a model; `where` names it in errors.
+
+    Raises:
+        ConfigError: one line with the first mistake's line and field.
+    """
+    kind = model.__name__.lower()
     try:
         node = yaml.compose(text, yaml.SafeLoader)
         data = yaml.safe_load(text)
     except RecursionError as error:
-        raise ConfigError(f"{where}: nested too deeply; a suite needs three levels at most") from error
+        raise ConfigError(f"{where}: nested too deeply; a {kind} needs three levels at most") from error
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{where}{line}: not YAML: {one_line(str(getattr(error, 'problem', error)))}") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{where}:1: a suite is a mapping with name, title, low, high and metrics")
+        needed = [name for name, field in model.model_fields.items() if field.is_required()]
+        raise ConfigError(f"{where}:1: a {kind} is a mapping with {', '.join(needed)}")
     if key := _repeated_key(node):
         raise ConfigError(f"{where}:{key.start_mark.line + 1}: {one_line(key.value, 60)}: is there twice; keep one")
     try:
-        return Suite.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(_first_error(error, node, where)) from error
+        raise ConfigError(_first_error(error, node, where, model)) from error
 
 
 def _repeated_key(node: yaml.Node | None) -> yaml.ScalarNode | None:
@@ -267,21 +303,20 @@ def _repeated_key(node: yaml.Node | None) -> yaml.ScalarNode | None:
     return None
 
 
-def _first_error(error: ValidationError, node: yaml.Node | None, where: str) -> str:
+def _first_error(error: ValidationError, node: yaml.Node | None, where: str, model: type[BaseModel]) -> str:
     first = error.errors()[0]
     location = tuple(first["loc"])
-    field = ".".join(str(part) for part in location) or "the suite"
+    field = ".".join(str(part) for part in location) or f"the {model.__name__.lower()}"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), _fields(location), 1)
+        near = difflib.get_close_matches(str(location[-1]), _fields(location, model), 1)
         message = f"unknown field; {f'did you mean {near[0]}?' if near else 'remove it'}"
     return f"{where}:{_line(node, location)}: {one_line(field, 60)}: {one_line(message)}"
 
 
-def _fields(location: tuple[Any, ...]) -> list[str]:
+def _fields(location: tuple[Any, ...], model: type[BaseModel]) -> list[str]:
     nested: dict[str, type[BaseModel]] = {"photos": Photos, "noise": Noise, "diversity": Diversity, "speed": Speed}
-    model = nested.get(str(location[0]), Suite) if location[1:] else Suite
-    return list(model.model_fields)
+    return list((nested.get(str(location[0]), model) if location[1:] else model).model_fields)
 
 
 def _line(node: yaml.Node | None, location: tuple[Any, ...]) -> int:

@@ -88,7 +88,7 @@ class Run:
 
     def title(self, metric: str) -> str:
         """The metric's title with its unit."""
-        about = self.record["metrics"].get(metric, {})
+        about = {**self.record["metrics"], **self.record["set_metrics"]}.get(metric, {})
         unit = about.get("unit")
         return f"{about.get('title', metric)} ({unit})" if unit else str(about.get("title", metric))
 
@@ -131,12 +131,13 @@ def _record(path: Path) -> dict[str, Any]:
 
 def _shaped(record: dict[str, Any]) -> dict[str, Any]:
     """The record with every part present and of its kind, so that no reader has to ask."""
-    for key in ("suite", "dataset", "inputs", "metrics", "diversity", "environment", "speed"):
+    for key in ("suite", "dataset", "inputs", "metrics", "set_metrics", "diversity", "environment", "speed"):
         record[key] = record[key] if isinstance(record.get(key), dict) else {}
     for key in ("backends", "warnings"):
         record[key] = record[key] if isinstance(record.get(key), list) else []
     record["backends"] = [b for b in record["backends"] if isinstance(b, dict)]
-    record["metrics"] = {k: v for k, v in record["metrics"].items() if isinstance(v, dict)}
+    for key in ("metrics", "set_metrics"):
+        record[key] = {k: v for k, v in record[key].items() if isinstance(v, dict)}
     return record
 
 

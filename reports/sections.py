@@ -179,13 +179,12 @@ def _diversity(run: Run) -> Table:
 
 def _sets(run: Run) -> Table:
     frame = run.table("sets")
-    titles = {m: str(entry.get("title", m)) for m, entry in run.record.get("set_metrics", {}).items()}
     how = {m: fit(rows["value"], rows["high"] - rows["low"]) for m, rows in frame.groupby("metric")}
     rows = [
         [
             _label(run, row["backend"]),
-            _number(count(row["n"])),
-            Cell(titles.get(row["metric"], row["metric"])),
+            _number(count(row["n"]), str(row["note"])),
+            Cell(run.title(row["metric"])),
             _number(f"{how[row['metric']].interval(row['value'], row['low'], row['high'])} {how[row['metric']].power}"),
         ]
         for _, row in _sort(run, frame).iterrows()
@@ -817,7 +816,7 @@ def _recipes(run: Run) -> Table:
             Cell({True: "higher", False: "lower", None: "neither"}[run.higher_is_better(m)]),
             Cell(str(about.get("recipe") or NOTHING)),
         ]
-        for m, about in run.record["metrics"].items()
+        for m, about in {**run.record["metrics"], **run.record["set_metrics"]}.items()
     ]
     if about := run.record["diversity"]:
         texts = [str(about.get(key) or NOTHING) for key in ("title", "name", "recipe")]

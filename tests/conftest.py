@@ -68,3 +68,25 @@ def suite_file(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def write_graph() -> Callable[..., Path]:
+    """Writes an ONNX graph: its output "features" is the mean colour, "scores" are it and its sum."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    def write(path: Path, *, batch: int | str = 1, log: bool = False) -> Path:
+        weight = np.concatenate([np.eye(3), np.ones((3, 1))], axis=1).astype(np.float32)
+        nodes = [
+            helper.make_node("GlobalAveragePool", ["x"], ["pooled"]),
+            helper.make_node("Log" if log else "Identity", ["pooled"], ["features"]),
+            helper.make_node("Flatten", ["features"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weight"], ["scores"]),
+        ]
+        entry = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 32, 32])
+        outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("features", "scores")]
+        graph = helper.make_graph(nodes, "colours", [entry], outputs, [numpy_helper.from_array(weight, "weight")])
+        save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+        return path
+
+    return write

@@ -9,8 +9,9 @@ from backends.pixels import to_model
 from backends.training.config import TrainingConfig
 from backends.training.data import load_images
 from harness.metrics import LPIPS_MINIMUM, score
+from harness.networks import open_network
 from harness.resize import resize_matrix, to_uint8
-from harness.set_measures import features, kid_paired
+from harness.set_measures import kid_paired
 
 FIGURES = 256
 """Validation images that the curves of LPIPS and KID are taken on."""
@@ -64,5 +65,6 @@ class Pairs:
             return {}
         outputs, targets = to_uint8(pixels.to_images(x).astype(np.float64)), self.held_out[: len(x)]
         lpips = score("lpips_alex", outputs, targets, outputs, 1)
+        features = open_network("alexnet").features
         kid = kid_paired(features(outputs), features(targets)).value
         return {"lpips_alex": float(lpips.mean()), "kid_alexnet": kid}

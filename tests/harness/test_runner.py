@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from PIL import Image
 
 from harness import weights
 from harness.errors import WeightsError
@@ -319,3 +321,48 @@ def test_sets_are_measured_from_stored_features(suite_file: SuiteFile, photos: P
     assert any("features" in str(p) for p in stored)
     assert harness("score", out).returncode == 0
     assert stored == {p: p.stat().st_mtime_ns for p in stored}
+
+
+def describe_tint(folder: Path, write_graph: Callable[..., Path], labels: str) -> str:
+    """The `networks` of a suite: one whose features are the logarithm of the mean colour."""
+    write_graph(folder / "tint.onnx", log=True)
+    text = f"path: tint.onnx\nsize: 32\nmean: [0, 0, 0]\nstd: [1, 1, 1]\nfeatures: features\nattributes: {labels}\n"
+    (folder / "tint.yaml").write_text(text)
+    return f"{{tint: {folder / 'tint.yaml'}}}"
+
+
+def test_a_described_network_measures_sets(
+    suite_file: SuiteFile, write_graph: Callable[..., Path], photos: Path, tmp_path: Path
+) -> None:
+    """A described network gives KID and FID; an image it fails on is left out and named; another one is refused."""
+    networks = describe_tint(tmp_path, write_graph, "{tint: [red, green, blue], light: 1}")
+    Image.fromarray(np.zeros((48, 48, 3), np.uint8)).save(photos / "black.png")
+    suite, out = suite_file(networks=networks, set_metrics="[kid_tint, fid_tint]"), tmp_path / "run"
+    done = harness(*run_arguments(suite, photos, out, "bicubic"))
+    assert done.returncode == 0, done.stderr
+    table = pd.read_parquet(out / "tables/sets.parquet").set_index(["backend", "metric"])
+    assert set(table["n"]) == {70}
+    assert set(table["note"]) == {"1 left out, features not finite: black"}
+    values = table["value"]
+    assert values["passthrough", "kid_tint"] == pytest.approx(0, abs=1e-12)
+    assert values["bicubic", "fid_tint"] > 0
+    report = (out / "report.md").read_text()
+    assert "KID (tint features)" in report
+    assert "features: ONNX tint.onnx sha256" in report
+    shutil.rmtree(out / "features")
+    (tmp_path / "tint.yaml").write_text((tmp_path / "tint.yaml").read_text().replace("32", "16"))
+    again = harness("score", out)
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+
+
+def test_a_network_that_does_not_fit_ends_the_run_first(
+    suite_file: SuiteFile, write_graph: Callable[..., Path], photos: Path, tmp_path: Path
+) -> None:
+    """A network with other outputs than its labels is refused in one line before anything is written."""
+    networks = describe_tint(tmp_path, write_graph, "{tint: [red, green, blue]}")
+    suite, out = suite_file(networks=networks, set_metrics="[kid_tint]"), tmp_path / "run"
+    done = harness(*run_arguments(suite, photos, out, "bicubic"))
+    assert done.returncode == 2
+    assert "tint.yaml: the network has 4 outputs, its attributes name 3" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not out.exists()

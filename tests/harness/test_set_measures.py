@@ -4,12 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.linalg import sqrtm
 
 from harness.datasets import limit, open_dataset
 from harness.degrade import make_target
 from harness.errors import WeightsError
-from harness.set_measures import Float, features, fid, kid, kid_paired
+from harness.networks import open_network
+from harness.set_measures import BLOCK, Float, fid, kid, kid_paired
+from harness.suite import NETWORKS
 
 
 def brute_force_kid(x: Float, y: Float) -> float:
@@ -62,12 +65,19 @@ def test_fid_equals_the_matrix_square_root() -> None:
     assert fid(x, y) == pytest.approx(expected, rel=1e-8)
 
 
-def test_intervals_cover_no_difference_on_faces(data_root: Path) -> None:
-    """On AlexNet features of real faces of one group, the KID interval of random halves covers 0 in 92 % or more."""
+@pytest.fixture(scope="module")
+def faces(data_root: Path) -> NDArray[np.uint8]:
+    """300 real faces of one group, 64 x 64."""
     dataset = limit(open_dataset(f"utkface:{data_root / 'utkface'}#test"), 2000)
     white = [r for r in dataset.records if r.labels["race"] == "white"][:300]
+    return np.stack([make_target(dataset.image(record), 64) for record in white])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_intervals_cover_no_difference_on_faces(faces: NDArray[np.uint8], name: str) -> None:
+    """On the features of real faces of one group, the KID interval of random halves covers 0 in 92 % or more."""
     try:
-        vectors = features(np.stack([make_target(dataset.image(record), 64) for record in white]))
+        vectors = open_network(name).features(faces)
     except WeightsError as error:
         pytest.skip(str(error))
     rng = np.random.default_rng(4)
@@ -77,6 +87,32 @@ def test_intervals_cover_no_difference_on_faces(data_root: Path) -> None:
         estimate = kid(vectors[order[:150]], vectors[order[150:]])
         covered += estimate.low <= 0 <= estimate.high
     assert covered / 300 >= 0.92
+
+
+def test_blocks_of_the_kernel_change_nothing() -> None:
+    """Over several blocks, paired KID and its jackknife equal the dense formulas."""
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(BLOCK + 40, 6))
+    y = x + rng.normal(0.1, 0.2, size=x.shape)
+    n = len(x)
+    kernels = [(a @ b.T / 6 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y), (y, x))]
+    h = kernels[0] + kernels[1] - kernels[2] - kernels[3]
+    np.fill_diagonal(h, 0)
+    left_out = [(h.sum() - 2 * h[i].sum()) / ((n - 1) * (n - 2)) for i in range(n)]
+    error = np.sqrt((n - 1) * np.var(left_out))
+    estimate = kid_paired(x, y)
+    assert estimate.value == pytest.approx(h.sum() / (n * (n - 1)), rel=1e-9)
+    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * error, rel=1e-6)
+
+
+def test_intervals_cover_no_difference_in_one_direction() -> None:
+    """Where features vary in one direction only, the intervals of equal sets still cover 0."""
+    rng = np.random.default_rng(6)
+    covered = []
+    for _ in range(200):
+        x, y = rng.normal(size=(2, 100, 8)) * np.array([1, *[0.05] * 7])
+        covered += [estimate.low <= 0 <= estimate.high for estimate in (kid(x, y), kid_paired(x, y))]
+    assert np.mean(covered) >= 0.92
 
 
 def test_too_few_images_are_not_measured() -> None:

@@ -84,6 +84,12 @@ def test_the_hash_follows_the_content() -> None:
         (GOOD, GOOD + "speed: {images: 3, server_rates: [0]}", "s.yaml:9: speed.server_rates: .*rise"),
         (GOOD, GOOD + "speed: {images: 3, rates: [1]}", "s.yaml:9: speed.rates: unknown field"),
         (GOOD, GOOD + "speed: {images: 3, budget_s: .inf}", "s.yaml:9: speed.budget_s: .*finite"),
+        (
+            "high: 64",
+            "high: 64\nset_metrics: [kid_mine]",
+            "s.yaml:5: set_metrics: unknown set metric .kid_mine",
+        ),
+        ("high: 64", "high: 64\nnetworks: {alexnet: mine.yaml}", "s.yaml:5: networks: 'alexnet': .*none of"),
         (GOOD, "- a\n- b\n", "s.yaml:1: a suite is a mapping"),
         (GOOD, "", "s.yaml:1: a suite is a mapping"),
     ],

@@ -397,6 +397,7 @@ def _sets() -> Iterator[dict[str, Any]]:
         yield {"backend": label, "metric": "kid_alexnet", "n": 120, "value": value} | {
             "low": value - 0.002,
             "high": value + 0.002,
+            "note": "",
         }
 
 
