@@ -93,22 +93,26 @@ class Device:
 
 
 class Compiled:
-    """A network compiled for the image size it sees first, in the server's warm-up; other sizes run as written.
+    """A network compiled, at its first call, for images of the size it is shown then and for every batch of them.
 
-    So no request waits a minute for a compilation. The warm-up shows it one image and then two: one is
-    compiled for itself, two for any larger batch.
+    That call is the server's warm-up. No later one compiles: what does not fit, another image size, runs as written.
+    What the network takes beside the images must be the same for all of them.
     """
 
+    BATCHES = (1, 2, 16)  # PyTorch parts one image, up to 15, and more: each becomes a program of its own
+
     def __init__(self, network: nn.Module) -> None:
-        self.network = network
-        self.fast: Network = torch.compile(network)
-        self.size: torch.Size | None = None
+        self.network: Network = torch.compile(network)
+        self.ready = False
 
     def __call__(self, x: Tensor, *rest: Tensor) -> Tensor:
         """The network's output."""
-        self.size = self.size or x.shape[1:]
-        output: Tensor = (self.fast if x.shape[1:] == self.size else self.network)(x, *rest)
-        return output
+        if not self.ready:
+            for n in self.BATCHES:
+                self.network(x[:1].repeat(n, 1, 1, 1).contiguous(memory_format=torch.channels_last), *rest)
+            self.ready = True
+        with torch.compiler.set_stance("eager_on_recompile"):
+            return self.network(x, *rest)
 
 
 def _one_of(name: str, text: str, known: dict[str, Any]) -> str:

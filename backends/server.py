@@ -277,16 +277,15 @@ def _wait_for_parent(done: threading.Event) -> None:
 
 
 def warm_up(backend: Backend) -> float:
-    """Run the smallest input, alone and in a batch, so that the first request finds everything loaded and compiled.
+    """Run the smallest input once, so that the first request finds everything loaded; no request has its id, "".
 
-    No request has its ids, "". Returns the seconds that it took.
+    Returns the seconds that it took.
     """
     d = backend.description
     side = max(d.minimum, d.multiple_of, min(16, d.maximum or 16))
     options = {option.name: option.default for option in d.options}
+    images = np.zeros((1, side, side, 3), np.uint8)
+    batch = Batch(images, d.scales[0], ("",), (0,), options, (None,), (None,))
     started = time.perf_counter()
-    for n in range(1, 1 + min(2, d.max_batch)):
-        images = np.zeros((n, side, side, 3), np.uint8)
-        batch = Batch(images, d.scales[0], ("",) * n, (0,) * n, options, (None,) * n, (None,) * n)
-        backend.upscale(batch, lambda _done, _total: None)
+    backend.upscale(batch, lambda _done, _total: None)
     return time.perf_counter() - started
