@@ -1,6 +1,7 @@
 """Fixtures that several packages' tests share: the data folder, servers in real processes, small photo folders."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +12,14 @@ from PIL import Image
 
 from harness.client import Client
 from harness.processes import LocalServer
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible() -> Iterator[None]:
+    """Processes that tests start can be interrupted, also where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
