@@ -33,6 +33,8 @@ def compare(scores: Scores, name: str, csv: Path) -> pd.DataFrame:
     table.index = table["file"].map(lambda file: Path(file).stem)
     rows = []
     for metric, (column, sign) in THEIRS.items():
+        if name not in scores.values(metric):
+            raise ConfigError(f"{name} has no {metric} in this run; run the suite published")
         both = pd.DataFrame({"ours": scores.values(metric)[name], "theirs": sign * table[column]}).dropna()
         largest = (both["ours"] - both["theirs"]).abs().max()
         rows.append((name, metric, len(both), both["ours"].corr(both["theirs"]), largest))

@@ -178,7 +178,7 @@ def _print_summary(tables: "dict[str, pd.DataFrame]") -> None:
     from rich.text import Text
 
     summary = tables["summary"]
-    metrics = [m for m in HEADLINE if m in set(summary["metric"])] or list(dict.fromkeys(summary["metric"]))[:4]
+    metrics = ([m for m in HEADLINE if m in set(summary["metric"])] or list(dict.fromkeys(summary["metric"])))[:4]
     times, size = _milliseconds(tables["speed"])
     table = Table(title="Clean input: mean [95 % interval]")
     for heading in ("backend", "n", *(HEADLINE.get(m, m) for m in metrics), f"ms / image{size}"):
