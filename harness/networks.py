@@ -32,7 +32,7 @@ from harness.errors import ConfigError, WeightsError, one_line
 from harness.label_tables import listing
 from harness.metrics import BACKBONES, lpips_network
 from harness.resize import resize
-from harness.suite import NETWORKS, parse_yaml
+from harness.suite import parse_yaml
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,9 @@ Labels = Annotated[tuple[str, ...], Field(min_length=2, max_length=1000)]
 Positive = Annotated[float, Field(gt=0)]
 
 DATA = Path(__file__).parent / "data"
-BATCH = 64
+TITLES = {"attributes": "attribute", "alexnet": "AlexNet"}
+BATCH = 64  # images in one forward pass
+PIXELS = 1 << 20  # of them together: bounds memory
 MAX_BYTES = 2**30  # of a network's file
 MAX_FEATURES = 8192
 VALUE = "value"
@@ -151,7 +153,8 @@ class Network:
 
 
 def _batches(images: Images) -> Iterator[Images]:
-    return (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+    size = min(BATCH, max(1, PIXELS // (images.shape[1] * images.shape[2])))
+    return (images[start : start + size] for start in range(0, len(images), size))
 
 
 @lru_cache(maxsize=8)
@@ -171,7 +174,7 @@ def open_network(name: str, file: str = "") -> Network:
 
 def title(name: str) -> str:
     """How reports call a network's features."""
-    return f"{dict(zip(NETWORKS, ('attribute', 'AlexNet'), strict=True)).get(name, name)} features"
+    return f"{TITLES.get(name, name)} features"
 
 
 # AlexNet
@@ -257,7 +260,7 @@ def _check(description: Description, tried: Outputs, where: str) -> None:
 
 def _recipe(description: Description, sha256: str, width: int) -> str:
     d = description
-    layer = "input of the last linear layer" if d.architecture else f"output {d.features}"
+    layer = "input of the last linear layer" if d.architecture else f"output {d.features or 'of labels only'}"
     numbers = ["/".join(f"{v:g}" for v in values) for values in (d.mean, d.std)]
     network = f"{d.architecture or 'ONNX'} {Path(d.path).name} sha256 {sha256[:12]}"
     pixels = f"RGB {d.size} x {d.size} by antialiased {d.resize}, mean {numbers[0]}, std {numbers[1]}"
