@@ -84,10 +84,10 @@ def load(data: bytes, where: str) -> "torch.jit.ScriptModule":
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".torch.jit.load. is")  # deprecated: the file is the user's choice
-            network: torch.jit.ScriptModule = torch.jit.load(checked, map_location="cpu").eval()
+            network: torch.jit.ScriptModule = torch.jit.load(checked, map_location="cpu")  # type: ignore[no-untyped-call]
     except Exception as error:  # the reader of PyTorch raises any type on damaged files
         raise ConfigError(f"{where}: not TorchScript that can be loaded: {one_line(str(error), 160)}") from error
-    return network
+    return network.eval()
 
 
 def _checked(data: bytes, where: str) -> io.BytesIO:

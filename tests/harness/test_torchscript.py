@@ -62,9 +62,8 @@ def test_a_traced_network_gives_its_eager_features(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = mobilenet_v2(num_classes=8, width_mult=0.25).eval()
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    network = open_network(
-        "mine", describe(tmp_path, torch.jit.trace(model, torch.zeros(1, 3, 32, 32)), "features: '0'")
-    )
+    traced = torch.jit.trace(model, torch.zeros(1, 3, 32, 32))  # type: ignore[no-untyped-call]
+    network = open_network("mine", describe(tmp_path, traced, "features: '0'"))
     with torch.inference_mode():
         expected = model(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)
     assert network.features(images) == pytest.approx(expected.numpy(), abs=1e-5)
@@ -98,7 +97,7 @@ def test_a_program_that_writes_files_is_not_loaded(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"uses 'save', .*export the network as ONNX"):
         open_network("mine", describe(tmp_path, torch.jit.script(Writer(str(written))), "features: '0'"))
     assert not written.exists()
-    torch.jit.load(tmp_path / "net.pt")(torch.zeros(1))
+    torch.jit.load(tmp_path / "net.pt")(torch.zeros(1))  # type: ignore[no-untyped-call]
     assert written.exists()
 
 
