@@ -143,7 +143,7 @@ def _prepare_cuda(where: torch.device, precision: str) -> None:
         raise ValueError(f"precision=bfloat16: {torch.cuda.get_device_name(where)} has none; choose float32")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS: without it, not deterministic
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that would cost time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid: costs time
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
