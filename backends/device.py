@@ -31,8 +31,9 @@ class Device:
 
     Args:
         device: `cpu`, `cuda` (the first GPU) or `cuda:N`.
-        precision: `float32` (IEEE: no TF32), or `bfloat16` for what autocast lists (convolutions, products);
-            weights, sums between layers and the sampler's state stay float32.
+        precision: `float32` (IEEE: no TF32), or `bfloat16` for what autocast lists (convolutions, products) and what
+            follows from it; stored weights, inputs and a sampler's state stay float32. Slower than float32 on
+            processors without bfloat16 instructions.
         compile: `true` compiles networks by torch.compile while the server starts.
 
     Raises:
@@ -78,7 +79,10 @@ class Device:
         return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators]).to(self.where)
 
     def synchronise(self) -> None:
-        """Wait until everything that was asked of a GPU is done; before a time is taken or progress is told."""
+        """Wait until everything that was asked of a GPU is done: before progress is told, so that it is true.
+
+        The server's times need no more: an output that has become a NumPy array has been waited for.
+        """
         if self.where.type == "cuda":
             torch.cuda.synchronize(self.where)
 
@@ -131,7 +135,8 @@ def _find(text: str) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = int(match[1] or 0)
     if index >= count:
-        raise ValueError(f"device={text}: PyTorch finds {count or 'no'} CUDA devices here; choose cpu, or a GPU it has")
+        known = f"cuda:0 to cuda:{count - 1}" if count else "cpu"
+        raise ValueError(f"device={text}: PyTorch finds {count or 'no'} CUDA devices here; choose {known}")
     return torch.device("cuda", index)
 
 
@@ -141,6 +146,7 @@ def _prepare_cuda(where: torch.device, precision: str) -> None:
         raise ValueError(f"precision=bfloat16: {torch.cuda.get_device_name(where)} has none; choose float32")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS: without it, not deterministic
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid: costs time
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 

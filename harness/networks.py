@@ -3,13 +3,14 @@
 NAME         what
 attributes   MobileNetV2 trained on UTKFace, described by harness/data/attributes.yaml, its card beside it
 alexnet      the AlexNet trunk of LPIPS (ImageNet): 256 features, no predictions
-any other    what a YAML file describes (`Description`): an ONNX graph, or the weights of a torchvision model;
-             benchmarks/networks holds descriptions to start from
+any other    what a YAML file describes (`Description`): an ONNX graph, a TorchScript program, or the weights of a
+             torchvision model; benchmarks/networks holds descriptions to start from
 
-A described file is checked when it is opened, and nothing in it is executed but a graph of numeric operators. Weights
-are read as safetensors or through torch's allow-listed unpickler; an ONNX graph is read from memory, from where it
-cannot name files elsewhere. TorchScript and .pt2 files are refused: a TorchScript program can write files, the loader
-of .pt2 falls back to a bare unpickler, and PyTorch deprecates TorchScript. One that you trust becomes ONNX by
+A described file is checked when it is opened, and nothing in it is executed but numeric operators. Weights are read as
+safetensors or through torch's allow-listed unpickler; an ONNX graph is read from memory, from where it cannot name
+files elsewhere; TorchScript is read by `harness.torchscript`, which refuses what does more than compute. Files of .pt2
+are refused, because their loader falls back to a bare unpickler. PyTorch deprecates TorchScript, and one that is
+refused but that you trust becomes ONNX by
 
     torch.onnx.export(torch.jit.load("net.pt"), torch.zeros(1, 3, 224, 224), "net.onnx", dynamo=False)
 """
@@ -27,8 +28,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from harness import weights
-from harness.errors import ConfigError, WeightsError, one_line
+from harness import torchscript, weights
+from harness.errors import ConfigError, HarnessError, WeightsError, one_line
 from harness.label_tables import listing
 from harness.metrics import BACKBONES, lpips_network
 from harness.resize import resize
@@ -60,6 +61,8 @@ class Outputs(NamedTuple):
 
 
 Forward = Callable[[Images], Outputs]
+Run = Callable[[NDArray[np.float32]], dict[str, Float]]
+"""One image, prepared and with a batch axis, to the outputs of a network by their names."""
 
 
 class Description(BaseModel):
@@ -71,8 +74,9 @@ class Description(BaseModel):
     logits or probabilities.
 
     With `architecture`, a classifier of torchvision.models by its name, the file holds its weights, and the features
-    are what enters its last linear layer. Without, it is an ONNX graph with one input; `features` names the output
-    that holds them (averaged over positions if it has any), all other outputs are read one after another.
+    are what enters its last linear layer. Without, it is an ONNX graph or a TorchScript program with one input;
+    `features` names the output that holds them (averaged over positions if it has any), all other outputs are read one
+    after another. TorchScript's outputs, a tensor or a tuple of tensors, are called by their place: "0", "1", ...
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -101,7 +105,9 @@ class Description(BaseModel):
     @classmethod
     def _of_a_graph(cls, features: str | None, info: Any) -> str | None:  # noqa: ANN401 - pydantic's type varies
         if features and info.data.get("architecture"):
-            raise ValueError("is for ONNX graphs; with an architecture, the last linear layer's input is taken")
+            raise ValueError(
+                "is for ONNX and TorchScript; with an architecture, the last linear layer's input is taken"
+            )
         return features
 
 
@@ -210,11 +216,11 @@ def _described(name: str, file: Path) -> Network:
         raise ConfigError(f"{where}: cannot be read: {one_line(str(error))}") from error
     path = file.parent / description.path
     data = _read(path, description.sha256)
-    forward = _guarded((_torchvision if description.architecture else _Onnx)(description, data, where), where)
+    forward = _guarded((_torchvision if description.architecture else _program)(description, data, where), where)
     tried = forward(np.full((1, 64, 64, 3), 128, np.uint8))
     _check(description, tried, where)
     width = tried.features.shape[1]
-    recipe = _recipe(description, hashlib.sha256(data).hexdigest(), width)
+    recipe = _recipe(description, data, width)
     return Network(name, recipe, width, description.attributes, description.outputs == "logits", forward)
 
 
@@ -222,6 +228,8 @@ def _guarded(forward: Forward, where: str) -> Forward:
     def guarded(images: Images) -> Outputs:
         try:
             return forward(images)
+        except HarnessError:
+            raise
         except Exception as error:  # torch and onnxruntime raise any type where a network and its input do not fit
             raise ConfigError(f"{where}: the network cannot be run: {one_line(str(error), 160)}") from error
 
@@ -258,11 +266,13 @@ def _check(description: Description, tried: Outputs, where: str) -> None:
         raise ConfigError(f"{where}: the network gives NaN or infinity for a grey image; check mean, std and the file")
 
 
-def _recipe(description: Description, sha256: str, width: int) -> str:
+def _recipe(description: Description, data: bytes, width: int) -> str:
     d = description
+    sha256 = hashlib.sha256(data).hexdigest()
+    kind = "TorchScript" if torchscript.is_torchscript(data) else "ONNX"
     layer = "input of the last linear layer" if d.architecture else f"output {d.features or 'of labels only'}"
     numbers = ["/".join(f"{v:g}" for v in values) for values in (d.mean, d.std)]
-    network = f"{d.architecture or 'ONNX'} {Path(d.path).name} sha256 {sha256[:12]}"
+    network = f"{d.architecture or kind} {Path(d.path).name} sha256 {sha256[:12]}"
     pixels = f"RGB {d.size} x {d.size} by antialiased {d.resize}, mean {numbers[0]}, std {numbers[1]}"
     return one_line(f"{network}, {layer}, {width} features, {pixels}")
 
@@ -333,38 +343,70 @@ def _is_pytorch(data: bytes) -> bool:
     return data.startswith((b"PK", b"\x80"))
 
 
-# ONNX
+# ONNX and TorchScript
 
 
-class _Onnx:
-    """An ONNX graph, called with one image at a time, because many are exported for just one."""
+def _program(description: Description, data: bytes, where: str) -> Forward:
+    """A graph or a program, called with one image at a time, because many are exported for just one."""
+    run = _reader(data)(data, where)
 
-    def __init__(self, description: Description, data: bytes, where: str) -> None:
-        if _is_pytorch(data):
-            raise ConfigError(
-                f"{where}: path: a PyTorch file: if it holds weights, name their torchvision architecture; TorchScript "
-                "and .pt2 files are programs and are not run: export the network as ONNX"
-            )
-        self.description = description
-        self.session = _session(data, where)
-        self.names = [output.name for output in self.session.get_outputs()]
-        if description.features and description.features not in self.names:
-            wanted = one_line(description.features, 60)
-            raise ConfigError(f"{where}: features: there is no output {wanted!r}; there is {listing(self.names)}")
-
-    def __call__(self, images: Images) -> Outputs:
-        rows = [self._one(image) for image in _prepared(self.description, images)]
+    def forward(images: Images) -> Outputs:
+        rows = [_one(run, image, description, where) for image in _prepared(description, images)]
         return Outputs(np.stack([features for features, _ in rows]), np.stack([outputs for _, outputs in rows]))
 
-    def _one(self, image: NDArray[np.float32]) -> tuple[Float, Float]:
-        first = self.description.layout == "nchw"
-        x = np.ascontiguousarray(image.transpose(2, 0, 1) if first else image)[None]
-        values = self.session.run(None, {entry.name: x for entry in self.session.get_inputs()})
-        named = {name: np.asarray(v, np.float64) for name, v in zip(self.names, values, strict=True)}
-        features = named.pop(self.description.features or "", np.empty(0))
-        if features.ndim == 4:
-            features = features.mean(axis=(2, 3) if first else (1, 2))
-        return features.ravel(), np.concatenate([np.empty(0), *(v.ravel() for v in named.values())])
+    return forward
+
+
+def _reader(data: bytes) -> Callable[[bytes, str], Run]:
+    if torchscript.is_torchscript(data):
+        return _torchscript
+    return _no_program if _is_pytorch(data) else _onnx
+
+
+def _one(run: Run, image: NDArray[np.float32], description: Description, where: str) -> tuple[Float, Float]:
+    """The features of one image, and all other outputs one after another."""
+    first = description.layout == "nchw"
+    named = run(np.ascontiguousarray(image.transpose(2, 0, 1) if first else image)[None])
+    if description.features and description.features not in named:
+        wanted = one_line(description.features, 60)
+        raise ConfigError(f"{where}: features: there is no output {wanted!r}; there is {listing(list(named))}")
+    features = named.pop(description.features or "", np.empty(0))
+    if features.ndim == 4:
+        features = features.mean(axis=(2, 3) if first else (1, 2))
+    return features.ravel(), np.concatenate([np.empty(0), *(v.ravel() for v in named.values())])
+
+
+def _no_program(data: bytes, where: str) -> Run:
+    del data
+    raise ConfigError(
+        f"{where}: path: a PyTorch file without TorchScript: if it holds weights, name their torchvision architecture; "
+        ".pt2 files are not read, because their loader may unpickle anything: export the network as ONNX"
+    )
+
+
+def _torchscript(data: bytes, where: str) -> Run:
+    import torch
+
+    network = torchscript.load(data, where)
+
+    def run(x: NDArray[np.float32]) -> dict[str, Float]:
+        with torch.inference_mode():
+            values = network.forward(torch.from_numpy(x))
+        values = values if isinstance(values, tuple | list) else (values,)
+        return {str(place): value.double().numpy() for place, value in enumerate(values)}
+
+    return run
+
+
+def _onnx(data: bytes, where: str) -> Run:
+    session = _session(data, where)
+    names = [output.name for output in session.get_outputs()]
+
+    def run(x: NDArray[np.float32]) -> dict[str, Float]:
+        values = session.run(None, {entry.name: x for entry in session.get_inputs()})
+        return {name: np.asarray(value, np.float64) for name, value in zip(names, values, strict=True)}
+
+    return run
 
 
 def _session(data: bytes, where: str) -> Any:  # noqa: ANN401 - onnxruntime has no types

@@ -110,7 +110,7 @@ def test_failures_of_a_network_are_nan(
         ({"std": "[0, 1, 1]"}, ":5: std.0: .*greater than 0"),
         ({"sise": "32"}, "unknown field; did you mean size"),
         ({"path": None}, ":1: path: Field required"),
-        ({"architecture": "resnet34"}, "features: is for ONNX graphs"),
+        ({"architecture": "resnet34"}, "features: is for ONNX and TorchScript"),
         ({"architecture": "resnet3", "features": None}, "torchvision has no classifier 'resnet3'"),
         ({"architecture": "resnet34", "features": None}, "no plain weights"),
     ],
@@ -140,10 +140,10 @@ def test_files_that_are_not_networks_are_one_line(describe: Write, write_graph: 
 
 
 def test_programs_are_not_run(describe: Write, tmp_path: Path) -> None:
-    """TorchScript and .pt2 archives are refused by name, and a pickle that calls a function does not call it."""
+    """A .pt2 archive is refused by name, and a pickle that calls a function does not call it."""
     with zipfile.ZipFile(tmp_path / "colours.onnx", "w") as archive:
-        archive.writestr("net/code/__torch__.py", "")
-    assert "TorchScript and .pt2 files are programs" in refused(describe())
+        archive.writestr("net/archive_format", "pt2")
+    assert ".pt2 files are not read" in refused(describe())
 
     class Evil:
         def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
