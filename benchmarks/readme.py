@@ -1,4 +1,7 @@
-"""The comparison table of the README, from a run folder: `python -m benchmarks.readme RUN`."""
+"""The tables of the README, from a run folder: `python -m benchmarks.readme RUN`.
+
+A run of the suite `speed` gives the table of costs, any other the comparison.
+"""
 
 import math
 import sys
@@ -36,17 +39,38 @@ def table(frame: pd.DataFrame, first: list[str]) -> str:
     return "\n".join(lines)
 
 
+def comparison(tables: dict[str, pd.DataFrame]) -> str:
+    """The means of each backend, and the paired differences."""
+    differences = tables["differences"].rename(columns={"backend": "first", "baseline": "second"})
+    both = pd.concat([differences[differences["first"] != "passthrough"], tables["pairs"]])
+    heading = "Paired differences on the same images, first minus second:"
+    return "\n\n".join([table(tables["summary"], ["backend"]), heading, table(both, ["first", "second"])])
+
+
+def costs(speed: pd.DataFrame) -> str:
+    """Time, memory and energy of one image: alone, and in the fastest batch."""
+    titles = ("backend", "output px", "batch", "requests", "ms an image", "peak MB", "J (estimate)", "steps", "ratio")
+    lines = [f"| {' | '.join(titles)} |", "| " + " | ".join(["---"] * len(titles)) + " |"]
+    shown = speed[(speed["batch"] == 1) | speed["best"]].sort_values(["output_px", "backend", "batch"], kind="stable")
+    for row in shown.to_dict("records"):
+        interval = "" if math.isnan(row["ratio_low"]) else f" [{row['ratio_low']:.3g}, {row['ratio_high']:.3g}]"
+        cells = (
+            *(row["backend"], row["output_px"], row["batch"], row["n"], f"{1000 / row['images_per_s']:.3g}"),
+            *(f"{row['peak_memory_mb']:.0f}", f"{row['energy_j']:.2g}", f"{row['steps']:.0f}"),
+            f"{row['ratio']:.3g}{interval}" if row["valid"] else "disturbed",
+        )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
 def main() -> int:
     """Print the tables; returns the exit status."""
     if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "tables/summary.parquet").exists():
         print("usage: python -m benchmarks.readme RUN (a folder that `harness run` wrote)", file=sys.stderr)
         return 2
     tables = {p.stem: pd.read_parquet(p) for p in (Path(sys.argv[1]) / "tables").glob("*.parquet")}
-    print(table(tables["summary"], ["backend"]))
-    print("\nPaired differences on the same images, first minus second:\n")
-    differences = tables["differences"].rename(columns={"backend": "first", "baseline": "second"})
-    both = pd.concat([differences[differences["first"] != "passthrough"], tables["pairs"]])
-    print(table(both, ["first", "second"]))
+    several = len(set(tables["speed"]["output_px"])) > 1
+    print(costs(tables["speed"]) if several else comparison(tables))
     return 0
 
 
