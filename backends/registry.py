@@ -47,6 +47,28 @@ ENTRIES = {
         ),
         Entry("sr3", "backends.sr3.backend:SR3", "SR3 diffusion for faces, 16 -> 64", optional=TORCH),
         Entry("replay", "backends.replay:Replay", "precomputed outputs: replay,outputs=PATH", ("outputs",)),
+        Entry(
+            "spandrel",
+            "backends.foreign.spandrel:Spandrel",
+            "a checkpoint that spandrel knows: spandrel:PATH",
+            ("path",),
+            optional=TORCH[:2],
+        ),
+        Entry(
+            "diffusers",
+            "backends.foreign.diffusers:Diffusers",
+            "an upscaling pipeline in a folder: diffusers:PATH",
+            ("path",),
+            optional=TORCH[:2],
+        ),
+        Entry(
+            "sr3-checkpoint",
+            "backends.foreign.sr3_checkpoint:SR3Checkpoint",
+            "SR3 as Janspiry's, guided-diffusion's upsamplers: sr3-checkpoint:PATH",
+            ("path",),
+            optional=("scale", "label", "groups", "heads", *TORCH),
+        ),
+        Entry("onnx", "backends.foreign.onnx:ONNX", "an upscaler in an ONNX file: onnx:PATH", ("path",)),
         Entry("faulty", "backends.faulty:Faulty", "misbehaves on request; for tests of harnesses"),
     )
 }

@@ -292,7 +292,7 @@ def backends_list() -> None:
     from backends.registry import ENTRIES
 
     for entry in ENTRIES.values():
-        typer.echo(f"{entry.name:12} {entry.summary}")
+        typer.echo(f"{entry.name:14} {entry.summary}")
 
 
 @backends_app.command("serve")

@@ -18,7 +18,7 @@ from harness.client import Client, Pixels
 from harness.compliance import NotJudged
 from harness.credentials import OPEN, Credentials
 from harness.errors import BackendError, ConfigError, ContractBroken, DeadlineExceeded, one_line
-from harness.plan import parse_backend
+from harness.plan import parse_backend, takes_path
 from harness.probe import Probe, stream_messages
 from harness.processes import LocalServer
 from protos import CHUNK_BYTES, SERVICE
@@ -55,7 +55,8 @@ def check(backend: str, credentials: Mapping[str, Credentials] | None = None) ->
     head = backend.partition(",")[0]
     if head == "replay":
         raise ConfigError(REPLAY)
-    spec = parse_backend(f"server@{backend}" if ":" in head and "@" not in head else backend)
+    bare = ":" in head and "@" not in head and not takes_path(head)
+    spec = parse_backend(f"server@{backend}" if bare else backend)
     if len(spec.addresses) > 1:
         raise ConfigError(f"{one_line(backend, 80)!r}: replicas are checked one at a time; give one HOST:PORT")
     if spec.address:

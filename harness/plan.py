@@ -116,10 +116,15 @@ def _check_addresses(addresses: list[str]) -> None:
 def parse_backend(text: str) -> BackendSpec:
     """Read `NAME[@ADDRESS[+ADDRESS]...][,option=value]...`; the option `name` sets the label.
 
+    `NAME:PATH` is short for `NAME,path=PATH` where the backend needs a path.
+
     Raises:
         ConfigError: the text is not of that form.
     """
     head, *rest = text.split(",")
+    if takes_path(head):
+        head, _, path = head.strip().partition(":")
+        rest.insert(0, f"path={path}")
     name, at, address = head.strip().partition("@")
     if at:
         _check_addresses(address.split("+"))
@@ -136,6 +141,12 @@ def parse_backend(text: str) -> BackendSpec:
         raise ConfigError(f"backend {one_line(text, 80)!r}: a name is 1 to 40 letters, digits, dots, dashes or spaces")
     settings = {} if address else _settings(name, options)
     return BackendSpec(name, address or None, label, options, settings)
+
+
+def takes_path(head: str) -> bool:
+    """Whether a text begins like `NAME:PATH`, with a backend that needs a path."""
+    name, colon, _ = head.strip().partition(":")
+    return bool(colon) and name in ENTRIES and "path" in ENTRIES[name].settings
 
 
 def _settings(name: str, options: dict[str, str]) -> dict[str, str]:
