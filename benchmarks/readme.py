@@ -47,20 +47,41 @@ def comparison(tables: dict[str, pd.DataFrame]) -> str:
     return "\n\n".join([table(tables["summary"], ["backend"]), heading, table(both, ["first", "second"])])
 
 
+COSTS = (
+    "backend",
+    "output px",
+    "batch",
+    "requests",
+    "ms an image",
+    "peak MB",
+    "J (estimate)",
+    "steps",
+    "compute ratio",
+)
+
+
 def costs(speed: pd.DataFrame) -> str:
     """Time, memory and energy of one image: alone, and in the fastest batch."""
-    titles = ("backend", "output px", "batch", "requests", "ms an image", "peak MB", "J (estimate)", "steps", "ratio")
-    lines = [f"| {' | '.join(titles)} |", "| " + " | ".join(["---"] * len(titles)) + " |"]
+    lines = [f"| {' | '.join(COSTS)} |", "| " + " | ".join(["---"] * len(COSTS)) + " |"]
     shown = speed[(speed["batch"] == 1) | speed["best"]].sort_values(["output_px", "backend", "batch"], kind="stable")
     for row in shown.to_dict("records"):
-        interval = "" if math.isnan(row["ratio_low"]) else f" [{row['ratio_low']:.3g}, {row['ratio_high']:.3g}]"
+        milliseconds = 1000 / row["images_per_s"]
         cells = (
-            *(row["backend"], row["output_px"], row["batch"], row["n"], f"{1000 / row['images_per_s']:.3g}"),
+            *(row["backend"], row["output_px"], row["batch"], row["n"]),
+            f"{milliseconds:.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}",
             *(f"{row['peak_memory_mb']:.0f}", f"{row['energy_j']:.2g}", f"{row['steps']:.0f}"),
-            f"{row['ratio']:.3g}{interval}" if row["valid"] else "disturbed",
+            ratio(row) if row["valid"] else "disturbed",
         )
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
+
+
+def ratio(row: dict[Any, Any]) -> str:
+    """The compute time as a multiple of the reference's, with its interval where there is one."""
+    if row["backend"] == row["reference"]:
+        return "reference"
+    interval = "" if math.isnan(row["ratio_low"]) else f" [{row['ratio_low']:.3g}, {row['ratio_high']:.3g}]"
+    return f"{row['ratio']:.3g}{interval}"
 
 
 def main() -> int:

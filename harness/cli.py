@@ -305,7 +305,8 @@ def backends_serve(  # noqa: PLR0913, PLR0917 - the options of the command
         Path | None, typer.Option(help="PEM authorities: clients need a certificate of theirs.")
     ] = None,
     token_file: Annotated[
-        Path | None, typer.Option(help="Lines of TOKEN [EXPIRY]: calls need one of these tokens.")
+        Path | None,
+        typer.Option(help="Lines of TOKEN [EXPIRY, as 2030-01-31T12:00Z]: calls need one of these."),
     ] = None,
 ) -> None:
     """Serve a backend in this process until it is interrupted."""

@@ -139,7 +139,7 @@ def _check_program(text: str, where: str) -> None:
 def _check_pickle(content: bytes, where: str) -> None:
     for opcode, argument, _ in pickletools.genops(content):
         name = str(argument)
-        own = name.startswith("__torch__.") and ".classes." not in name
+        own = name.startswith(("__torch__.", "__torch__ ")) and ".classes." not in name
         if opcode.name in _NAMING or (opcode.name == "GLOBAL" and not own and name not in GLOBALS):
             raise _not_run(name, where)
 

@@ -334,13 +334,14 @@ def _out_of_domain(run: Run, label: str, backend: dict[str, Any]) -> str:
 
 def _counted(run: Run) -> Iterator[Finding]:
     failures, speed = run.table("failures"), run.table("speed")
-    timed = failures["condition"].astype(str).str.startswith(SIZE)
+    timed, photos = failures["condition"].astype(str).str.startswith(SIZE), failures["backend"] == ""
     for kind, rows, rest in (
-        ("Failed cases", failures[~timed], "the means of these backends are over the images that remain"),
+        ("Photos left out", failures[photos], "they are in no figure"),
+        ("Failed cases", failures[~timed & ~photos], "the means of these backends are over the images that remain"),
         ("Failed timings", failures[timed], "these passes have no figures"),
     ):
         sums = rows.groupby("backend", sort=False)["n"].sum()
-        each = [f"{label or 'dataset'} {count(n)}" for label, n in sums.items()]
+        each = [f"{label} {count(n)}".strip() for label, n in sums.items()]
         if each:
             yield _warning(kind, f"{names(each)}: {rest}.")
     invalid = speed[~speed["valid"].astype(bool)]

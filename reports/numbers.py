@@ -51,7 +51,8 @@ def fit(means: Iterable[float], widths: Iterable[float] = ()) -> Format:
     The smallest number has four digits at most; where it is under 1e-3, all are written with a power of ten.
     """
     sizes = [abs(m) for m in means if math.isfinite(m) and abs(m) > TINY] or [1.0]
-    top, bottom = math.floor(math.log10(max(sizes))), math.floor(math.log10(min(sizes)))
+    top = math.floor(math.log10(max(sizes)))
+    bottom = max(math.floor(math.log10(min(sizes))), top - 3)  # a near tie does not set the format of all
     half = [w / 2 for w in widths if math.isfinite(w) and w > TINY]
     wanted = math.ceil(-math.log10(min(half))) if half else SIGNIFICANT - 2 - top
     exponent = 3 * (bottom // 3) if bottom < -3 else 0

@@ -737,9 +737,9 @@ def _backends(run: Run) -> Table:
             _label(run, label),
             Cell(str(b.get("family", NOTHING))),
             Cell(", ".join(f"{k} = {v}" for k, v in (b.get("options") or {}).items()) or NOTHING),
-            Cell(f"{b.get('device', NOTHING)}, {b.get('precision', NOTHING)}"),
+            Cell(", ".join(filter(None, (b.get("device"), b.get("precision")))) or NOTHING),
             Cell(_yes(b.get("deterministic"))),
-            Cell(str(b.get("address") or "started by the harness")),
+            Cell(str(b.get("address") or ("started by the harness" if b.get("digest") else NOTHING))),
             Cell(str(b.get("digest") or NOTHING)[:12], kind="code"),
             Cell(
                 str(b.get("status", "unknown")), str(b.get("error") or ""), "" if b.get("status") == "ok" else "strong"
@@ -766,7 +766,7 @@ def _traits(run: Run) -> Table:
 def _domain(backend: dict[str, Any]) -> Cell:
     minimum = backend.get("domain_minimum")
     out = "tested outside this domain" if backend.get("out_of_domain") else ""
-    needs = f"inputs of at least {minimum} pixels" if minimum else ""
+    needs = f"inputs of at least {minimum} pixels" if minimum and minimum > 1 else ""
     return Cell(
         str(backend.get("domain") or "not stated"), "; ".join(t for t in (out, needs) if t), "strong" if out else ""
     )

@@ -17,7 +17,7 @@ from backends.sr3 import unet
 
 
 class FeedForward:
-    """A shipped network that makes the output in one pass; its card lies beside the weights.
+    """A network that makes the output in one pass, from weights of the training kit; none are shipped yet.
 
     The settings are those of `Device`.
     """

@@ -81,6 +81,14 @@ def test_a_scripted_network_is_read_as_described(tmp_path: Path) -> None:
         open_network("mine", describe(tmp_path, module, "features: '2'"))
 
 
+def test_a_network_that_a_script_defined_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class of `__main__`, as in a script or notebook, is a class of the program like any other."""
+    monkeypatch.setattr(Colours, "__module__", "__main__")
+    traced = torch.jit.trace(Colours(), torch.zeros(1, 3, 32, 32))  # type: ignore[no-untyped-call]
+    network = open_network("net", describe(tmp_path, traced, 'features: "1"'))
+    assert network.features(np.full((2, 32, 32, 3), 255, np.uint8)).tolist() == [[3.0], [3.0]]
+
+
 def test_a_program_that_writes_files_is_not_loaded(tmp_path: Path) -> None:
     """PyTorch would run `torch.save` of a script; here it is refused by name, and no file is written."""
 
