@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -19,6 +18,8 @@ from backends.sr3.backend import SR3
 from harness.contract import check
 from harness.plan import parse_backend
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
 
 
@@ -31,15 +32,6 @@ def can_compile() -> bool:
 
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without CUDA")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """On tensors this small, threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def request(images: int = 2, sampler: str = "ddim") -> Batch:

@@ -1,7 +1,6 @@
 """Feed-forward upscalers: the generators' sizes and shapes, and what the backend makes of a network's residual."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +18,10 @@ from backends.gan.networks import RRDBNet, SRResNet, doublings
 from backends.interpolation import Bicubic
 from harness.resize import to_uint8
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RNG = np.random.default_rng(0)
 SIZES = {"kind": "srresnet", "channels": 4, "blocks": 1, "scale": 4}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """On tensors this small, threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

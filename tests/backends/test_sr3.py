@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -27,17 +27,10 @@ from harness.resize import resize, to_uint8
 from protos.values import Value
 
 Images = NDArray[np.uint8]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZES = {"c_in": 6, "channels": 8, "multipliers": [1, 2], "blocks": 1, "patch": 2}
 MEAN, STD = 0.3, 0.5
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """On tensors this small, threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def ignore(*_: object) -> None:

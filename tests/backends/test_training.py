@@ -39,6 +39,8 @@ from backends.training.loop import Trainer, learning_rate
 from backends.training.portraits import nearest
 from harness.resize import resize, to_uint8
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = {
     "name": "tiny",
     "task": "sr3",
@@ -90,15 +92,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     work.mkdir()
     monkeypatch.chdir(work)
     return work
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """On tensors this small, threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def train(config: TrainingConfig) -> Trainer:
