@@ -46,9 +46,9 @@ COLUMNS = {
     "noise": "backend metric severity sigma n mean low high difference difference_low difference_high "
     "added added_low added_high",
     "speed": "backend output_px batch n end_to_end_p50 end_to_end_p90 end_to_end_p95 end_to_end_p99 end_to_end_mean "
-    "compute_p50 compute_mean transport_p50 images_per_s cold_start_s peak_memory_mb memory_note energy_j "
-    "energy_method steps ratio_compute_bicubic reference ratio ratio_low ratio_high reference_s ratio_valid best "
-    "valid note",
+    "compute_p50 compute_mean transport_p50 images_per_s cold_start_s warm_up_s peak_memory_mb memory_note "
+    "peak_device_memory_mb energy_j energy_method steps ratio_compute_bicubic reference ratio ratio_low ratio_high "
+    "reference_s ratio_valid best valid note",
     "scenarios": "backend output_px scenario batch n rate latency_p50 latency_p90 bound_s holds images_per_s "
     "valid note",
     "untimed": "backend output_px stage status reason",

@@ -120,16 +120,18 @@ def _times(p: Pass) -> RowDict:
         | {"compute_p50": percentile(compute, 50), "compute_mean": float(compute.mean())}
         | {"transport_p50": percentile(p.metrics["transport_s"], 50)}
         | {"images_per_s": _rate(p), "cold_start_s": p.one("cold_start_s")}
+        | {"warm_up_s": p.one("warm_up_s")}
     )
 
 
 def _resources(p: Pass, backend: RowDict, watts: float) -> RowDict:
-    """Memory in MiB; energy in joules an image, and how it was found."""
+    """Memory in MiB, of the process and of its device; energy in joules an image, and how it was found."""
     memory, whole = p.one("peak_memory_mb"), p.one("peak_memory_since_start_mb")
     energy, method = _energy(p, backend, watts)
     since = "" if math.isnan(whole) else "since the start of the process"
     peak = whole if math.isnan(memory) else memory
-    return {"peak_memory_mb": peak, "memory_note": since, "energy_j": energy, "energy_method": method}
+    memories = {"peak_memory_mb": peak, "memory_note": since, "peak_device_memory_mb": p.one("peak_device_memory_mb")}
+    return memories | {"energy_j": energy, "energy_method": method}
 
 
 def _energy(p: Pass, backend: RowDict, watts: float) -> tuple[float, str]:

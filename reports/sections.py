@@ -346,15 +346,16 @@ def _cost(row: "pd.Series[Any]") -> Iterator[Cell]:
     yield _typical(row, "end_to_end", "p90: n too small" if math.isnan(p90) else f"p90 {duration(p90)}")
     yield _typical(row, "compute")
     yield _number(duration(1 / row["images_per_s"]), f"{significant(row['images_per_s'])}/s")
-    yield _known(row["peak_memory_mb"], count)
+    device = row["peak_device_memory_mb"]
+    yield _known(row["peak_memory_mb"], count, f"device {count(device)}" if device > 0 else "")
     yield _known(row["energy_j"], significant)
     yield _known(row["steps"], count)
     yield _multiple(row)
     yield _valid(row)
 
 
-def _known(value: float, write: Callable[[float], str]) -> Cell:
-    return _number("not known", kind="muted") if math.isnan(value) else _number(write(value))
+def _known(value: float, write: Callable[[float], str], sub: str = "") -> Cell:
+    return _number("not known", sub, "muted") if math.isnan(value) else _number(write(value), sub)
 
 
 def _typical(row: "pd.Series[Any]", time: str, sub: str = "") -> Cell:
@@ -472,7 +473,8 @@ def _timing(row: "pd.Series[Any]") -> Iterator[Cell]:
     yield from (_percentile(row, name) for name in MINIMUM)
     yield from (_number(duration(row[name])) for name in ("compute_p50", "transport_p50"))
     yield _number(significant(row["images_per_s"]))
-    yield _number(duration(row["cold_start_s"]))
+    warm_up = row["warm_up_s"]
+    yield _number(duration(row["cold_start_s"]), "" if math.isnan(warm_up) else f"warm-up {duration(warm_up)}")
     yield _number(times(row["ratio_compute_bicubic"]))
     yield _multiple(row)
     yield _valid(row)

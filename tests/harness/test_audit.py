@@ -315,7 +315,13 @@ def timed_pass(label: str, stage: str, n: int, seconds: float, **once: float) ->
         times = {"end_to_end_s": total, "compute_s": total * 0.8, "transport_s": total * 0.2}
         rows += [who | {"metric": k, "value": v, "image": f"{i}"} for k, v in times.items()]
     whole = {"cold_start_s": 2.5, "peak_memory_mb": 300.0, "batch_size": 1, "output_px": 16, "cpu_s": n * seconds}
-    whole |= {"package_j": math.nan, "wall_s": n * seconds, "other_load": once.pop("load", 0.0)} | once
+    whole |= {
+        "warm_up_s": 0.5,
+        "peak_device_memory_mb": 700.0,
+        "package_j": math.nan,
+        "wall_s": n * seconds,
+        "other_load": once.pop("load", 0.0),
+    } | once
     return rows + [who | {"metric": k, "value": v} for k, v in whole.items()]
 
 
@@ -334,6 +340,7 @@ def test_speed_is_told_against_bicubic_of_the_same_batch(tmp_path: Path) -> None
     """Ratios are of compute time at equal request sizes; images per second count all images and the slow request."""
     rows = [*timed("bicubic", 64, 0.002), *timed("gan", 64, 0.01)]
     speed = audit.speed(scores_of(tmp_path, image_table(4), rows))
+    assert speed[["warm_up_s", "peak_device_memory_mb"]].to_numpy().tolist() == [[0.5, 700.0]] * 4
     assert speed[speed["backend"] == "gan"]["ratio_compute_bicubic"].to_numpy() == pytest.approx([5, 5])
     assert speed[speed["backend"] == "bicubic"]["ratio_compute_bicubic"].to_numpy() == pytest.approx([1, 1])
     assert only(speed, backend="gan", batch=1)["images_per_s"] == pytest.approx(64 / (163 * 0.01))

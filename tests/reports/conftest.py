@@ -279,6 +279,8 @@ def _speed() -> Iterator[dict[str, Any]]:
                     | {
                         "images_per_s": batch / (whole * 1.1),
                         "cold_start_s": 1.84,
+                        "warm_up_s": 0.31,
+                        "peak_device_memory_mb": 1234.0 if backend == "sr3" else 0.0,
                         "peak_memory_mb": 612.0,
                         "memory_note": "",
                         "energy_j": whole * 5 / batch,

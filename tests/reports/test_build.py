@@ -171,6 +171,7 @@ def test_costs_at_each_size_are_told(make_run: Build) -> None:
     rows = [line.split(" | ") for line in document.splitlines() if line.startswith("| sr3 | ")]
     alone = next(row for row in rows if row[1:3] == ["64", "1"])
     assert "3.42 [3.35, 3.49]" in alone
+    assert "612 (device 1 234)" in [cell.replace("\u202f", " ").replace("\u00a0", " ") for cell in alone]
     assert any(row[1:3] == ["256", "not supported"] and "inputs of 16 to 48 pixels" in row[-1] for row in rows)
     assert any(
         "mean 226 ms (no percentile: n too small)" in line
