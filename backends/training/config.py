@@ -88,6 +88,7 @@ class TrainingConfig(_Strict):
     task: Task
     train: str
     validation: str
+    races: dict[str, Annotated[int, Field(ge=0)]] | None = None
     low: int = Field(default=16, ge=4)
     high: int = Field(default=64, ge=8)
     network: UNet | SRResNet | RRDB | MobileNet = Field(default=UNet(), discriminator="kind")

@@ -40,6 +40,23 @@ def load_images(spec: str, size: int) -> NDArray[np.uint8]:
     return loaded
 
 
+def choose_races(spec: str, counts: dict[str, int], seed: int) -> NDArray[np.intp]:
+    """Indices of `counts[race]` photos of each race, drawn without replacement by `seed`, in the order of the split.
+
+    Raises:
+        ValueError: the split has no such race, or fewer of its photos than asked for; names it.
+    """
+    frame = pd.concat([pq.read_table(f, columns=["race"]).to_pandas() for f in _files(spec)], ignore_index=True)
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for race, count in sorted(counts.items()):
+        there = np.flatnonzero(frame["race"] == race)
+        if len(there) < count:
+            raise ValueError(f"races: {count} of {race!r} are asked for, {spec} has {len(there)}")
+        chosen.append(rng.permutation(there)[:count])
+    return np.sort(np.concatenate(chosen))
+
+
 def load_labels(spec: str) -> Tensor:
     """Labels of `FOLDER#SPLIT` as (N, 9) float: one-hot race (5) and gender (2), age / 100, and a constant 1."""
     frame = pd.concat([pq.read_table(f, columns=["age", "gender", "race"]).to_pandas() for f in _files(spec)])

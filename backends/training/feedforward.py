@@ -110,17 +110,22 @@ class GANTask(_Feedforward):
             yield "network", F.l1_loss(fake, hr)
             return
         yield "critic", self._contrast(self.critic(hr, up), self.critic(fake.detach(), up))
-        with torch.no_grad():
-            real = self.critic(hr, up)
-        yield "network", self._generator_loss(hr, fake, real, self.critic(fake, up))
+        yield "network", self._generator_loss(hr, fake, up)
 
-    def _generator_loss(self, hr: Tensor, fake: Tensor, real: Tensor, judged: Tensor) -> Tensor:
+    def _generator_loss(self, hr: Tensor, fake: Tensor, up: Tensor) -> Tensor:
         w = self.weights
         with torch.autocast("cpu", dtype=torch.bfloat16):
             perceptual = self.lpips(fake, hr).float().mean()
-        adversarial = self._contrast(judged, real) if w.relativistic else F.softplus(-judged).mean()
+        adversarial = self._adversarial(self.critic(fake, up), hr, up)
         loss: Tensor = w.pixel * F.l1_loss(fake, hr) + w.perceptual * perceptual + w.critic * adversarial
         return loss
+
+    def _adversarial(self, judged: Tensor, hr: Tensor, up: Tensor) -> Tensor:
+        if not self.weights.relativistic:
+            return F.softplus(-judged).mean()
+        with torch.no_grad():
+            real = self.critic(hr, up)
+        return self._contrast(judged, real)
 
     def _contrast(self, high: Tensor, low: Tensor) -> Tensor:
         """Loss that pushes logits up in `high` and down in `low`; relative to each other's mean for ESRGAN.

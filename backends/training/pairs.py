@@ -2,12 +2,13 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from backends import pixels
 from backends.pixels import to_model
-from backends.training.config import TrainingConfig
-from backends.training.data import load_images
+from backends.training.config import ConfigError, TrainingConfig
+from backends.training.data import choose_races, load_images
 from harness.metrics import LPIPS_MINIMUM, score
 from harness.networks import open_network
 from harness.resize import resize_matrix, to_uint8
@@ -45,11 +46,21 @@ class Resizer:
         return self.up_matrix @ x @ self.up_matrix.T
 
 
+def _training_images(config: TrainingConfig) -> NDArray[np.uint8]:
+    images = load_images(config.train, config.high)
+    if config.races is None:
+        return images
+    try:
+        return images[choose_races(config.train, config.races, config.seed)]
+    except ValueError as error:
+        raise ConfigError(f"{config.name}: {error}") from error
+
+
 class Pairs:
     """The training and validation photos of a config, and the scale of the residual over bicubic."""
 
     def __init__(self, config: TrainingConfig) -> None:
-        self.images = load_images(config.train, config.high)
+        self.images = _training_images(config)
         self.held_out = load_images(config.validation, config.high)
         self.resizer = Resizer(config.low, config.high)
         sample = to_model(self.images[:: max(1, len(self.images) // 2000)])
