@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.audit import Scores
 from harness.errors import ConfigError, HarnessError, one_line
+from harness.scores import Scores
 from harness.store import open_run
 
 THEIRS = {"lpips_alex": ("lpips", 1), "sharpness": ("blur", -1)}

@@ -5,44 +5,48 @@ Every function takes the frame of scores (`Scores`) and gives one tidy frame; `t
 """
 
 import itertools
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from harness.datasets import UNKNOWN
 from harness.diversity import DIVERSITY
+from harness.fairness import groups as fairness
 from harness.plan import CLEAN
-from harness.score import BASELINE, CONTROL, group_attributes, identity, output_path, scale_of
+from harness.score import BASELINE, CONTROL, group_attributes, output_path, scale_of
+from harness.scores import Float, Scores, headline, mean_interval
 from harness.set_measures import set_estimates
 from harness.speed_tables import scenario_rows, speed_rows, untimed_rows
-from harness.statistics import (
-    INSUFFICIENT,
-    LOW_PRECISION,
-    bootstrap_interval,
-    gap_test,
-    verdict,
-)
-from harness.store import RunFolder, read_table
+from harness.statistics import bootstrap_interval, verdict
+from harness.store import RunFolder
 
-LEVEL = 0.05
-"""Level of the tests for gaps, after adjustment for their number."""
 WORST = 8
 SAMPLES = 6
-
-IDENTITY = ["backend", "digest", "options"]
+MOST_GROUPS = 14
 
 COLUMNS = {
     "summary": "backend metric n failed identical mean low high sd",
     "differences": "backend baseline metric n mean low high verdict",
     "pairs": "first second metric n mean low high verdict",
     "groups": "backend metric attribute group n mean low high gain gain_low gain_high status",
-    "gaps": "backend metric attribute best worst gap ratio null_mean null_p95 p_value p_adjusted groups verdict",
+    "gaps": "backend metric of attribute best worst gap ratio null_mean null_p95 excess p_value p_adjusted family "
+    "margin equivalent smallest_effect groups verdict",
+    "contrasts": "backend metric of attribute group n difference low high p_value p_adjusted verdict",
+    "subgroups": "backend metric of subgroup n difference p_value searched",
+    "flips": "backend instrument attribute before after n count rate low high",
+    "excess_flips": "backend instrument attribute group n rate low high excess excess_low excess_high",
+    "parity": "backend instrument attribute measure n value corrected p_value test note",
+    "posterior": "backend attribute group n samples share truth p_value",
+    "reliability": "backend attribute share n observed low high expected expected_low expected_high",
+    "perceptual": "backend group n gpi low high precision recall",
+    "verification": "backend group n fnmr low high threshold fmr impostor_pairs note",
+    "indices": "backend index value",
+    "seeds": "backend metric group n samples mean low high seed_sd",
+    "probes": "backend metric level n effect low high p_value",
+    "instruments": "instrument attribute group n accuracy low high missing",
+    "disagreement": "first second attribute group n rate low high",
     "noise": "backend metric severity sigma n mean low high difference difference_low difference_high "
     "added added_low added_high",
     "speed": "backend output_px batch n end_to_end_p50 end_to_end_p90 end_to_end_p95 end_to_end_p99 end_to_end_mean "
@@ -60,68 +64,6 @@ COLUMNS = {
 }
 """Columns of each table, there even when it has no rows; those with pictures have the group attributes as well."""
 
-Float = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The rows of a run that belong to its record, with the table of images."""
-
-    folder: RunFolder
-    record: dict[str, Any]
-    rows: pd.DataFrame
-    images: pd.DataFrame
-
-    @classmethod
-    def of(cls, folder: RunFolder) -> "Scores":
-        """Read a run folder; rows of backends, digests or options that the record no longer names are left out."""
-        record = folder.read_record() or {"backends": [], "metrics": {}}
-        rows = folder.rows()
-        current = pd.DataFrame([identity(b, "") for b in record["backends"]], columns=IDENTITY, dtype="str")
-        keep = pd.MultiIndex.from_frame(rows[IDENTITY]).isin(pd.MultiIndex.from_frame(current))
-        return cls(folder, record, rows[keep], read_table(folder.path / "images.parquet"))
-
-    @property
-    def labels(self) -> list[str]:
-        """Backends in the order of the record."""
-        return [b["label"] for b in self.record["backends"]]
-
-    @property
-    def attributes(self) -> list[str]:
-        """Group attributes, with race x gender where both are there."""
-        names = group_attributes(self.images)
-        return [*names, *(["race x gender"] if {"race", "gender"} <= set(names) else [])]
-
-    def higher_is_better(self, metric: str) -> bool | None:
-        """The metric's direction; None where more is neither better nor worse."""
-        direction: bool | None = self.record["metrics"][metric]["higher_is_better"]
-        return direction
-
-    @cached_property
-    def scores(self) -> pd.DataFrame:
-        """Rows that hold a score of an image."""
-        return self.rows[self.rows["metric"].isin(self.record["metrics"]) & self.rows["value"].notna()]
-
-    def values(self, metric: str, condition: str = CLEAN.name, severity: int = 0) -> pd.DataFrame:
-        """Image x backend table of one metric under one condition."""
-        s = self.scores
-        chosen = s[(s["metric"] == metric) & (s["condition"] == condition) & (s["severity"] == severity)]
-        table = chosen.pivot_table(index="image", columns="backend", values="value", aggfunc="first", dropna=False)
-        return table.reindex(columns=[b for b in self.labels if b in table])
-
-    def groups_of(self, attribute: str) -> pd.Series:
-        """The group of each image; a crossed group with an unknown part is unknown."""
-        frame = self.images.set_index("image")
-        if attribute != "race x gender":
-            return frame[attribute]
-        known = (frame[["race", "gender"]] != UNKNOWN).all(axis=1)
-        return (frame["race"] + " x " + frame["gender"]).where(known, UNKNOWN)
-
-
-def headline(record: dict[str, Any]) -> str:
-    """The metric that a run is judged by first: LPIPS; without ground truth, consistency with the input."""
-    return "lr_psnr" if (record["suite"].get("content") or {}).get("photos") else "lpips_alex"
-
 
 def tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
     """All tables of a run, by name."""
@@ -132,6 +74,8 @@ def tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
         "pairs": pairs,
         "groups": groups,
         "gaps": gaps,
+        "contrasts": contrasts,
+        "subgroups": subgroups,
         "noise": noise,
         "speed": speed,
         "scenarios": scenarios,
@@ -153,17 +97,8 @@ def write_tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
     return made
 
 
-def _frame(name: str, rows: list[dict[str, Any]], attributes: Sequence[str] = ()) -> pd.DataFrame:
+def _frame(name: str, rows: list[dict[str, Any]] | pd.DataFrame, attributes: Sequence[str] = ()) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*COLUMNS[name].split(), *attributes])
-
-
-def _mean(values: Float) -> dict[str, float]:
-    """Mean and interval of the finite values; infinite if all are (identical images)."""
-    finite = values[np.isfinite(values)]
-    if len(values) and not len(finite):
-        return {"mean": float(values[0]), "low": float(values[0]), "high": float(values[0])}
-    low, high = bootstrap_interval(finite)
-    return {"mean": float(finite.mean()) if len(finite) else np.nan, "low": low, "high": high}
 
 
 def _paired(first: pd.Series, second: pd.Series) -> Float:
@@ -186,7 +121,7 @@ def summary(scores: Scores) -> pd.DataFrame:
             rows.append(
                 {"backend": label, "metric": metric, "n": len(values), "failed": int(counts.get(label, 0))}
                 | {"identical": int(np.isinf(values).sum())}
-                | _mean(values)
+                | mean_interval(values)
                 | {"sd": float(finite.std(ddof=1)) if len(finite) > 1 else np.nan}
             )
     return _frame("summary", rows)
@@ -194,7 +129,7 @@ def summary(scores: Scores) -> pd.DataFrame:
 
 def _difference(scores: Scores, table: pd.DataFrame, first: str, second: str, metric: str) -> dict[str, Any]:
     values = _paired(table[first], table[second])
-    stats = _mean(values) if len(values) else {"mean": np.nan, "low": np.nan, "high": np.nan}
+    stats = mean_interval(values) if len(values) else {"mean": np.nan, "low": np.nan, "high": np.nan}
     word = verdict(stats["low"], stats["high"], higher_is_better=scores.higher_is_better(metric))
     return {"metric": metric, "n": len(values)} | stats | {"verdict": word}
 
@@ -224,98 +159,23 @@ def pairs(scores: Scores) -> pd.DataFrame:
 
 
 def groups(scores: Scores) -> pd.DataFrame:
-    """Every clean score by group, and its gain over bicubic on the same images (positive: better, or more)."""
-    rows = []
-    for metric, attribute in itertools.product(scores.record["metrics"], scores.attributes):
-        table = scores.values(metric)
-        gain = _gain(scores, table, metric)
-        by_group = scores.groups_of(attribute).reindex(table.index)
-        for label in table.columns:
-            for group in sorted(by_group.unique()):
-                inside = (by_group == group) & table[label].notna()
-                rows.append(
-                    {"backend": label, "metric": metric, "attribute": attribute, "group": group}
-                    | _group(table.loc[inside, label].to_numpy(float), gain.loc[inside, label].to_numpy(float))
-                )
-    return _frame("groups", rows)
-
-
-def _gain(scores: Scores, table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    if BASELINE not in table:
-        return table * np.nan
-    sign = -1 if scores.higher_is_better(metric) is False else 1
-    return table.sub(table[BASELINE], axis=0) * sign
-
-
-def _group(values: Float, gain: Float) -> dict[str, Any]:
-    n = len(values)
-    if n < INSUFFICIENT:
-        nothing = dict.fromkeys(("mean", "low", "high", "gain", "gain_low", "gain_high"), np.nan)
-        return {"n": n, **nothing, "status": "insufficient"}
-    finite = gain[np.isfinite(gain)]
-    low, high = bootstrap_interval(finite)
-    gains = {"gain": float(finite.mean()) if len(finite) else np.nan, "gain_low": low, "gain_high": high}
-    return {"n": n} | _mean(values) | gains | {"status": "ok" if n >= LOW_PRECISION else "low precision"}
+    """Every clean measure by group, and its gain over bicubic on the same images (positive: better, or more)."""
+    return _frame("groups", fairness.groups(scores))
 
 
 def gaps(scores: Scores) -> pd.DataFrame:
-    """The best and the worst (or highest and lowest) group of each attribute, and whether chance parts them as far."""
-    rows = []
-    for metric, attribute in itertools.product(scores.record["metrics"], scores.attributes):
-        table = scores.values(metric)
-        by_group = scores.groups_of(attribute).reindex(table.index)
-        for label in table.columns:
-            values = table[label]
-            judged = by_group[values.notna() & np.isfinite(values)]
-            sizes = judged.value_counts()
-            judged = judged[judged.isin(sizes.index[sizes >= INSUFFICIENT]) & (judged != UNKNOWN)]
-            who = {"backend": label, "metric": metric, "attribute": attribute}
-            rows.append(who | _gap(values[judged.index].to_numpy(float), judged, scores.higher_is_better(metric)))
-    return _adjusted(_frame("gaps", rows))
+    """The best and the worst (or highest and lowest) group of each attribute, and what can be said of their gap."""
+    return _frame("gaps", fairness.gaps(scores))
 
 
-def _adjusted(gaps: pd.DataFrame) -> pd.DataFrame:
-    """Benjamini-Hochberg over all gaps of the table that were tested: the verdict uses the adjusted p."""
-    from statsmodels.stats.multitest import multipletests
-
-    tested = gaps["p_value"].notna()
-    gaps = gaps.astype({"p_adjusted": float, "verdict": object})
-    if tested.any():
-        gaps.loc[tested, "p_adjusted"] = multipletests(gaps.loc[tested, "p_value"].astype(float), method="fdr_bh")[1]
-        found = gaps.loc[tested, "p_adjusted"].astype(float) < LEVEL
-        gaps.loc[tested, "verdict"] = np.where(found, "gap", "not separated from chance")
-    return gaps
+def contrasts(scores: Scores) -> pd.DataFrame:
+    """Each group against the mean of the others, for the claimed measures."""
+    return _frame("contrasts", fairness.contrasts(scores))
 
 
-def _gap(values: Float, groups: pd.Series, higher_is_better: bool | None) -> dict[str, Any]:  # noqa: FBT001
-    count = groups.nunique()
-    if count < 2:
-        nothing = dict.fromkeys(("gap", "ratio", "null_mean", "null_p95", "p_value"), np.nan)
-        return {"best": "", "worst": "", **nothing, "groups": count, "verdict": "insufficient"}
-    frame = _metric_frame(values, groups)
-    order = frame.by_group.sort_values(ascending=higher_is_better is False)
-    test = gap_test(values, list(groups))
-    return {
-        "best": str(order.index[0]),
-        "worst": str(order.index[-1]),
-        "gap": float(frame.difference()),
-        "ratio": float(frame.ratio()),
-        "null_mean": test.null_mean,
-        "null_p95": test.null_p95,
-        "p_value": test.p_value,
-        "groups": count,
-    }
-
-
-def _metric_frame(values: Float, groups: pd.Series) -> Any:  # noqa: ANN401 - untyped library
-    from fairlearn.metrics import MetricFrame
-
-    def mean(_: Float, scores: Float) -> float:
-        return float(np.mean(scores))
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fairlearn's own deprecations
-        return MetricFrame(metrics=mean, y_true=values, y_pred=values, sensitive_features=groups.to_numpy())
+def subgroups(scores: Scores) -> pd.DataFrame:
+    """The subgroup that stands out most in each claimed measure."""
+    return _frame("subgroups", fairness.subgroups(scores))
 
 
 def noise(scores: Scores) -> pd.DataFrame:
@@ -341,7 +201,7 @@ def _noise_cell(table: pd.DataFrame, clean: pd.DataFrame, label: str) -> dict[st
     added = _paired(table[label], clean[label]) if label in clean else np.empty(0)
     return (
         {"n": len(values)}
-        | _mean(values)
+        | mean_interval(values)
         | {"difference": float(against.mean()) if len(against) else np.nan}
         | {"difference_low": low, "difference_high": high}
         | {f"added{part}": figure for part, figure in zip(("", "_low", "_high"), _interval(added), strict=True)}
@@ -398,15 +258,25 @@ def worst(scores: Scores) -> pd.DataFrame:
 
 
 def samples(scores: Scores) -> pd.DataFrame:
-    """A few images chosen by their seed alone, for pictures side by side."""
-    usable = scores.images[scores.images["error"] == ""].sort_values("seed")
+    """Images for pictures side by side, chosen by seed alone: one of each group where groups are known."""
     shown = [b["label"] for b in scores.record["backends"] if b["status"] == "ok"]
     rows = [
         {"image": image, "backend": label} | _with_groups(scores, image) | _pictures(scores, label, image)
-        for image in usable["image"].head(SAMPLES)
+        for image in _chosen(scores)
         for label in shown
     ]
     return _frame("samples", rows, group_attributes(scores.images))
+
+
+def _chosen(scores: Scores) -> list[str]:
+    """The image with the smallest seed of each group of the last attribute, which is race x gender where it can be.
+
+    Where fewer than two groups or more than `MOST_GROUPS` are known, the `SAMPLES` images with the smallest seeds.
+    """
+    usable = scores.images[scores.images["error"] == ""].sort_values("seed")
+    groups = scores.groups_of(scores.attributes[-1]).reindex(usable["image"]) if scores.attributes else pd.Series()
+    first = groups[groups != UNKNOWN].drop_duplicates().sort_values()
+    return [*map(str, first.index if 2 <= len(first) <= MOST_GROUPS else usable["image"].head(SAMPLES))]
 
 
 def failures(scores: Scores) -> pd.DataFrame:
@@ -433,7 +303,7 @@ def diversity(scores: Scores) -> pd.DataFrame:
         values = measured.loc[measured["backend"] == backend["label"], "value"].to_numpy(float)
         single = backend["deterministic"]
         who = {"backend": backend["label"], "samples": 1 if single else samples, "n": len(values)}
-        rows.append(who | _mean(values) | {"note": "deterministic: one output" if single else ""})
+        rows.append(who | mean_interval(values) | {"note": "deterministic: one output" if single else ""})
     return _frame("diversity", rows)
 
 

@@ -1,6 +1,7 @@
 """From a photo to what a backend receives: the target, the low-resolution input, and noise on it."""
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,8 @@ from harness.errors import ImageError
 from harness.images import centre_square
 from harness.resize import resize, to_uint8
 
+AVERAGE_SIDE = 4
+"""Pixels a side of the average faces (Lasz et al. 2024)."""
 Pixels = NDArray[np.uint8]
 
 
@@ -63,3 +66,16 @@ def gaussian_noise(image: Pixels, sigma: float, seed: int) -> Pixels:
     """The image with Gaussian noise of `sigma` of full scale, clipped and rounded to 8 bit."""
     noise = np.random.default_rng(seed).normal(0.0, sigma * 255, image.shape)
     return to_uint8(image + noise)
+
+
+def average_face(targets: Iterable[Pixels]) -> NDArray[np.float64]:
+    """The mean of images, each made small to (4, 4, 3)."""
+    small = [resize(target.astype(np.float64), AVERAGE_SIDE, AVERAGE_SIDE) for target in targets]
+    mean: NDArray[np.float64] = np.mean(small, axis=0)
+    return mean
+
+
+def uninformative(average: NDArray[np.float64], low: int, sigma: float, seed: int) -> Pixels:
+    """An average face of (4, 4, 3) with Gaussian noise of `sigma` of full scale, enlarged to (low, low, 3)."""
+    noise = np.random.default_rng(seed).normal(0.0, sigma * 255, average.shape) if sigma else 0.0
+    return to_uint8(resize(average + noise, low, low))

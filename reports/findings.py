@@ -248,6 +248,7 @@ def _groups(run: Run) -> Iterator[Finding]:
         yield Finding("Groups", f"Not measured: {run.missing['gaps']}. {NOT_PASSED}", warning=True)
         return
     gaps = run.table("gaps", run.headline)
+    gaps = gaps[gaps["of"] == "value"]
     for label in run.compared:
         rows = gaps[gaps["backend"] == label]
         if len(rows):
@@ -256,12 +257,14 @@ def _groups(run: Run) -> Iterator[Finding]:
 
 
 def _group_sentence(rows: pd.DataFrame, baseline: pd.DataFrame) -> str:
-    real = rows[rows["verdict"] == "gap"].sort_values("gap", ascending=False)
-    shared = set(baseline[baseline["verdict"] == "gap"]["attribute"])
+    real = rows[rows["verdict"] == "disparity"].sort_values("gap", ascending=False)
+    shared = set(baseline[baseline["verdict"] == "disparity"]["attribute"])
     parts = [_gap(row, shared=row["attribute"] in shared) for _, row in real.iterrows()]
-    open_ones = rows[rows["verdict"] == "not separated from chance"]["attribute"].tolist()
+    open_ones = rows[rows["verdict"] == "inconclusive"]["attribute"].tolist()
+    level = rows[rows["verdict"] == "no disparity"]["attribute"].tolist()
+    parts += [f"no disparity beyond the margin by {names(level)}"] if level else []
     untold = rows[rows["verdict"] == "insufficient"]["attribute"].tolist()
-    parts += [f"no gap separated from chance by {names(open_ones)}"] if open_ones else []
+    parts += [f"inconclusive by {names(open_ones)}"] if open_ones else []
     parts += [f"too few images to judge by {names(untold)} ({NOT_PASSED[:-1].lower()})"] if untold else []
     return "; ".join(parts)
 

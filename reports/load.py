@@ -11,20 +11,36 @@ from typing import Any
 
 import pandas as pd
 
-from harness.audit import COLUMNS, headline
+from harness.audit import COLUMNS
 from harness.errors import StoreError, one_line
 from harness.score import BASELINE
+from harness.scores import headline
 
 TEXT_LIMIT = 300
 COMMAND_LIMIT = 2000
 LIST_LIMIT = 1000
 
+NO_FACES = "the suite asks for no instruments that look at faces"
 ABSENT: dict[str, str] = {
     "summary": "no case was scored",
     "differences": "no backend was scored on the same images as the baseline",
     "pairs": "fewer than two backends could be compared on the same images",
     "groups": "the dataset has no group labels, or the group audit has not run",
     "gaps": "the dataset has no group labels, or the group audit has not run",
+    "contrasts": "the suite claims nothing of groups",
+    "subgroups": "the suite claims nothing of groups",
+    "flips": NO_FACES,
+    "excess_flips": NO_FACES,
+    "parity": NO_FACES,
+    "posterior": "the suite asks for no further outputs of an input, or no backend is stochastic",
+    "reliability": "the suite asks for no further outputs of an input, or no backend is stochastic",
+    "perceptual": NO_FACES,
+    "verification": "the suite does not compare identities, or that instrument is not installed",
+    "indices": "the suite does not compare identities, or that instrument is not installed",
+    "seeds": "the suite asks for no further outputs of an input, or no backend is stochastic",
+    "probes": "the dataset is no counterfactual series",
+    "instruments": NO_FACES,
+    "disagreement": "the suite has one instrument",
     "noise": "the suite lists no noise, or the noise cases have not run",
     "speed": "the timed pass has not run",
     "scenarios": "the timed pass has not run",
@@ -80,21 +96,27 @@ class Run:
         """The metric that comes first."""
         return headline(self.record)
 
+    @cached_property
+    def measures(self) -> dict[str, dict[str, Any]]:
+        """What run.json says of the metrics of images and of what instruments read in faces."""
+        read = self.record["fairness"].get("measures")
+        return {**self.record["metrics"], **(read if isinstance(read, dict) else {})}
+
     def metrics(self, table: str = "summary") -> list[str]:
         """The metrics of a table, in the order of run.json."""
         present = list(dict.fromkeys(self.table(table)["metric"]))
-        known = [name for name in self.record["metrics"] if name in present]
+        known = [name for name in self.measures if name in present]
         return known + [name for name in present if name not in known]
 
     def title(self, metric: str) -> str:
         """The metric's title with its unit."""
-        about = {**self.record["metrics"], **self.record["set_metrics"]}.get(metric, {})
+        about = {**self.measures, **self.record["set_metrics"]}.get(metric, {})
         unit = about.get("unit")
         return f"{about.get('title', metric)} ({unit})" if unit else str(about.get("title", metric))
 
     def higher_is_better(self, metric: str) -> bool | None:
         """Whether larger values of the metric are better; None where they are neither better nor worse."""
-        direction = self.record["metrics"].get(metric, {}).get("higher_is_better", False)
+        direction = self.measures.get(metric, {}).get("higher_is_better", False)
         return None if direction is None else bool(direction)
 
 
@@ -131,7 +153,17 @@ def _record(path: Path) -> dict[str, Any]:
 
 def _shaped(record: dict[str, Any]) -> dict[str, Any]:
     """The record with every part present and of its kind, so that no reader has to ask."""
-    for key in ("suite", "dataset", "inputs", "metrics", "set_metrics", "diversity", "environment", "speed"):
+    for key in (
+        "suite",
+        "dataset",
+        "inputs",
+        "metrics",
+        "set_metrics",
+        "diversity",
+        "fairness",
+        "environment",
+        "speed",
+    ):
         record[key] = record[key] if isinstance(record.get(key), dict) else {}
     for key in ("backends", "warnings"):
         record[key] = record[key] if isinstance(record.get(key), list) else []

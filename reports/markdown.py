@@ -10,7 +10,8 @@ from harness.errors import one_line
 from reports.findings import findings
 from reports.html import moment
 from reports.load import Run
-from reports.sections import Cell, Column, Section, Table, sections
+from reports.parts import Cell, Column, Section, Table
+from reports.sections import sections
 
 ESCAPES = str.maketrans({c: f"\\{c}" for c in "\\`*_|~#"})
 

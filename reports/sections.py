@@ -6,75 +6,32 @@ Texts here are not escaped; whoever writes them out escapes them.
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from harness.score import BASELINE
-from reports.findings import DISTORTION, NOT_PASSED, ranks
+from reports import fairness
+from reports.findings import DISTORTION, ranks
 from reports.load import Run
-from reports.numbers import NOTHING, Format, count, duration, fit, multiple, names, p_value, significant, times
+from reports.numbers import NOTHING, Format, count, duration, fit, multiple, names, significant, times
+from reports.parts import (
+    Cell,
+    Column,
+    Section,
+    Table,
+    by_backend,
+    label_cell,
+    metric_column,
+    not_measured,
+    number_cell,
+    short_label,
+    spread,
+    text_or_nothing,
+)
 
-ROW_LIMIT = 120
 WHOLE_SIZE = ("all", "batch-1")  # what is left out takes the rest of its size with it
-BETTER = {True: "higher is better", False: "lower is better", None: "more is not better"}
 MINIMUM = {"end_to_end_p50": 11, "end_to_end_p90": 64, "end_to_end_p95": 130, "end_to_end_p99": 662}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell: its text, a smaller second line, and kinds ("number", "muted", "strong", "control", "code")."""
-
-    text: str
-    sub: str = ""
-    kind: str = ""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column's header with its smaller second line; `wide` columns hold text."""
-
-    title: str
-    sub: str = ""
-    wide: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with its caption; the first cell of each row is the row's header.
-
-    `chart` names the chart that shows the same figures, `source` the stored table that has all rows.
-    """
-
-    caption: str
-    columns: list[Column]
-    rows: list[list[Cell]]
-    source: str = ""
-    chart: str = ""
-    folded: bool = False
-
-    @property
-    def shown(self) -> list[list[Cell]]:
-        """The rows that are printed."""
-        return self.rows[:ROW_LIMIT]
-
-    @property
-    def left_out(self) -> str:
-        """A sentence on the rows that are not printed, or nothing."""
-        more = len(self.rows) - len(self.shown)
-        return f"{count(more)} more rows are in tables/{self.source}.csv." if more else ""
-
-
-@dataclass(frozen=True)
-class Section:
-    """One numbered section."""
-
-    name: str
-    title: str
-    lead: list[str] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    gaps: list[str] = field(default_factory=list)
 
 
 def sections(run: Run) -> list[Section]:
@@ -83,49 +40,13 @@ def sections(run: Run) -> list[Section]:
         _comparison,
         _speed,
         _noise,
-        _groups,
+        fairness.section,
         _worst,
         _failures,
         _tested,
         _reproduce,
     ]
     return [part(run) for part in parts]
-
-
-def gaps(run: Run, *tables: str) -> list[str]:
-    """One sentence for each of the tables that was not measured."""
-    return [f"{run.missing[t]}. {NOT_PASSED}" for t in tables if t in run.missing]
-
-
-def _number(text: str, sub: str = "", kind: str = "") -> Cell:
-    return Cell(text, sub, f"number {kind}".strip())
-
-
-def _label(run: Run, label: str) -> Cell:
-    return Cell(label, "control arm" if run.is_control(label) else "", "control" if run.is_control(label) else "")
-
-
-def _short(run: Run, label: str) -> Cell:
-    return Cell(label, kind=_label(run, label).kind)
-
-
-def _sort(run: Run, frame: pd.DataFrame, *then: str) -> pd.DataFrame:
-    """Rows in the order of the backends in run.json, then by further columns."""
-    place = {label: i for i, label in enumerate(run.labels)}
-    order = frame.assign(_place=frame["backend"].map(lambda b: place.get(b, len(place))))
-    return order.sort_values(["_place", *then], kind="stable").drop(columns="_place")
-
-
-def _column(run: Run, metric: str, how: Format, sub: str = "") -> Column:
-    return Column(f"{run.title(metric)} {how.power}".strip(), sub or BETTER[run.higher_is_better(metric)])
-
-
-def _spread(frame: pd.DataFrame, prefix: str = "") -> Format:
-    """The format that suits a table's means and intervals."""
-    low, high = (frame[f"{prefix}_low"], frame[f"{prefix}_high"]) if prefix else (frame["low"], frame["high"])
-    means = frame[prefix or "mean"]
-    finite = means.map(math.isfinite)
-    return fit(means[finite], (high - low)[finite])
 
 
 # ---------------------------------------------------------------- 1 Comparison
@@ -142,35 +63,35 @@ def _comparison(run: Run) -> Section:
     if controls:
         lead.append(f"{names(controls)}: control arms, run through the same instruments and not ranked.")
     tables = [t for t in (_summary(run), _differences(run), _pairs(run), _diversity(run), _sets(run)) if t.rows]
-    absent = gaps(run, "summary", "differences", "pairs", "diversity", "sets", "samples")
+    absent = not_measured(run, "summary", "differences", "pairs", "diversity", "sets", "samples")
     return Section("comparison", "Comparison", lead, tables, absent)
 
 
 def _summary(run: Run) -> Table:
     metrics = run.metrics()
-    how = {m: _spread(run.table("summary", m)) for m in metrics}
+    how = {m: spread(run.table("summary", m)) for m in metrics}
     rank = {m: ranks(run, m, run.compared) for m in metrics}
     rows = []
-    for label, mine in _sort(run, run.table("summary")).groupby("backend", sort=False):
+    for label, mine in by_backend(run, run.table("summary")).groupby("backend", sort=False):
         by_metric = {row["metric"]: row for _, row in mine.iterrows()}
         cells = [_mean(by_metric.get(m), how[m], _place(rank[m], str(label))) for m in metrics]
-        n = _number(count(mine["n"].max()), f"{count(mine['failed'].max())} failed" if mine["failed"].max() else "")
-        rows.append([_label(run, str(label)), n, *cells])
-    columns = [Column("Backend"), Column("n", "images"), *(_column(run, m, how[m]) for m in metrics)]
+        n = number_cell(count(mine["n"].max()), f"{count(mine['failed'].max())} failed" if mine["failed"].max() else "")
+        rows.append([label_cell(run, str(label)), n, *cells])
+    columns = [Column("Backend"), Column("n", "images"), *(metric_column(run, m, how[m]) for m in metrics)]
     return Table("Quality of each backend, clean inputs", columns, rows, "summary", "perception-distortion")
 
 
 def _diversity(run: Run) -> Table:
     frame = run.table("diversity")
-    how = _spread(frame)
+    how = spread(frame)
     rows = [
         [
-            _label(run, row["backend"]),
-            _number(count(row["n"])),
-            _number(count(row["samples"])),
+            label_cell(run, row["backend"]),
+            number_cell(count(row["n"])),
+            number_cell(count(row["samples"])),
             Cell(row["note"]) if row["note"] else _mean(row, how, ""),
         ]
-        for _, row in _sort(run, frame).iterrows()
+        for _, row in by_backend(run, frame).iterrows()
     ]
     columns = [Column("Backend"), Column("n", "images"), Column("Outputs", "of each image")]
     columns += [Column(f"Mean LPIPS {how.power}".strip(), "more is not better")]
@@ -182,15 +103,21 @@ def _sets(run: Run) -> Table:
     how = {m: fit(rows["value"], rows["high"] - rows["low"]) for m, rows in frame.groupby("metric")}
     rows = [
         [
-            _label(run, row["backend"]),
-            _number(count(row["n"]), str(row["note"])),
+            label_cell(run, row["backend"]),
+            number_cell(count(row["n"]), str(row["note"])),
             Cell(run.title(row["metric"])),
-            _number(f"{how[row['metric']].interval(row['value'], row['low'], row['high'])} {how[row['metric']].power}"),
+            number_cell(
+                f"{how[row['metric']].interval(row['value'], row['low'], row['high'])} {how[row['metric']].power}"
+            ),
         ]
-        for _, row in _sort(run, frame).iterrows()
+        for _, row in by_backend(run, frame).iterrows()
     ]
     columns = [Column("Backend"), Column("n", "images"), Column("Measure"), Column("Value", "lower is better")]
     return Table("All outputs together against all targets, by the features of a network", columns, rows, "sets")
+
+
+def _with_power(how: Format, row: "pd.Series[Any]") -> str:
+    return f"{how.interval(row['value'], row['low'], row['high'])} {how.power}"
 
 
 def _place(found: dict[str, int | None], label: str) -> str:
@@ -204,29 +131,29 @@ def _place(found: dict[str, int | None], label: str) -> str:
 
 def _mean(row: "pd.Series[Any] | None", how: Format, place: str) -> Cell:
     if row is None or math.isnan(row["mean"]):
-        return _number("not measured", kind="muted")
+        return number_cell("not measured", kind="muted")
     if math.isinf(row["mean"]):
-        return _number("identical", f"{count(row['identical'])} of {count(row['n'])}")
+        return number_cell("identical", f"{count(row['identical'])} of {count(row['n'])}")
     strong = "strong" if place in {"rank 1", "rank 1="} else ""
-    return _number(how.interval(row["mean"], row["low"], row["high"]), place, strong)
+    return number_cell(how.interval(row["mean"], row["low"], row["high"]), place, strong)
 
 
 def _differences(run: Run) -> Table:
     frame, metrics = run.table("differences"), run.metrics("differences")
-    how = {m: _spread(run.table("differences", m)) for m in metrics}
+    how = {m: spread(run.table("differences", m)) for m in metrics}
     rows = []
-    for label, mine in _sort(run, frame).groupby("backend", sort=False):
+    for label, mine in by_backend(run, frame).groupby("backend", sort=False):
         by_metric = {row["metric"]: row for _, row in mine.iterrows()}
         cells = [_difference(by_metric.get(m), how[m]) for m in metrics]
-        rows.append([_label(run, str(label)), _number(count(mine["n"].min())), *cells])
-    columns = [Column("Backend"), Column("n", "pairs"), *(_column(run, m, how[m]) for m in metrics)]
+        rows.append([label_cell(run, str(label)), number_cell(count(mine["n"].min())), *cells])
+    columns = [Column("Backend"), Column("n", "pairs"), *(metric_column(run, m, how[m]) for m in metrics)]
     return Table(f"Paired difference to {BASELINE}, backend minus {BASELINE}", columns, rows, "differences")
 
 
 def _difference(row: "pd.Series[Any] | None", how: Format) -> Cell:
     if row is None or math.isnan(row["mean"]):
-        return _number("not measured", kind="muted")
-    return _number(how.interval(row["mean"], row["low"], row["high"], signed=True), str(row["verdict"]))
+        return number_cell("not measured", kind="muted")
+    return number_cell(how.interval(row["mean"], row["low"], row["high"], signed=True), str(row["verdict"]))
 
 
 def _pairs(run: Run) -> Table:
@@ -234,13 +161,13 @@ def _pairs(run: Run) -> Table:
     rows = []
     for metric in run.metrics("pairs"):
         mine = frame[frame["metric"] == metric]
-        how = _spread(mine)
+        how = spread(mine)
         rows += [
             [
                 Cell(f"{row['first']} − {row['second']}"),
                 Cell(f"{run.title(metric)} {how.power}".strip()),
-                _number(count(row["n"])),
-                _number(how.interval(row["mean"], row["low"], row["high"], signed=True)),
+                number_cell(count(row["n"])),
+                number_cell(how.interval(row["mean"], row["low"], row["high"], signed=True)),
                 Cell(_verdict(row)),
             ]
             for _, row in mine.iterrows()
@@ -265,9 +192,9 @@ def _verdict(row: "pd.Series[Any]") -> str:
 def _speed(run: Run) -> Section:
     frame = run.table("speed")
     if frame.empty:
-        return Section("speed", "Speed", gaps=gaps(run, "speed", "scenarios", "untimed"))
+        return Section("speed", "Speed", gaps=not_measured(run, "speed", "scenarios", "untimed"))
     tables = [t for t in (_costs(run), _scenarios(run), _speeds(run), _untimed(run)) if t.rows]
-    return Section("speed", "Speed", [*_speed_lead(run)], tables, gaps(run, "speed", "scenarios", "untimed"))
+    return Section("speed", "Speed", [*_speed_lead(run)], tables, not_measured(run, "speed", "scenarios", "untimed"))
 
 
 def _speed_lead(run: Run) -> Iterator[str]:
@@ -329,23 +256,23 @@ def _costs(run: Run) -> Table:
 
 def _cost_rows(run: Run, label: str, made: pd.DataFrame, left: pd.DataFrame) -> Iterator[list[Cell]]:
     for _, row in made.sort_values("batch").iterrows():
-        yield [_short(run, label), *_cost(row)]
+        yield [short_label(run, label), *_cost(row)]
     if made.empty:
         for _, row in left[left["stage"].isin(WHOLE_SIZE)].iterrows():
-            nothing = [_number(NOTHING) for _ in range(8)]
-            status = _number(str(row["status"]), kind="muted")
-            size = _number(count(row["output_px"]))
-            yield [_short(run, label), size, status, *nothing, Cell(NOTHING, str(row["reason"]))]
+            nothing = [number_cell(NOTHING) for _ in range(8)]
+            status = number_cell(str(row["status"]), kind="muted")
+            size = number_cell(count(row["output_px"]))
+            yield [short_label(run, label), size, status, *nothing, Cell(NOTHING, str(row["reason"]))]
 
 
 def _cost(row: "pd.Series[Any]") -> Iterator[Cell]:
-    yield _number(count(row["output_px"]))
-    yield _number(count(row["batch"]), "fastest" if row["best"] else "")
-    yield _number(count(row["n"]))
+    yield number_cell(count(row["output_px"]))
+    yield number_cell(count(row["batch"]), "fastest" if row["best"] else "")
+    yield number_cell(count(row["n"]))
     p90 = row["end_to_end_p90"]
     yield _typical(row, "end_to_end", "p90: n too small" if math.isnan(p90) else f"p90 {duration(p90)}")
     yield _typical(row, "compute")
-    yield _number(duration(1 / row["images_per_s"]), f"{significant(row['images_per_s'])}/s")
+    yield number_cell(duration(1 / row["images_per_s"]), f"{significant(row['images_per_s'])}/s")
     device = row["peak_device_memory_mb"]
     yield _known(row["peak_memory_mb"], count, f"device {count(device)}" if device > 0 else "")
     yield _known(row["energy_j"], significant)
@@ -355,24 +282,24 @@ def _cost(row: "pd.Series[Any]") -> Iterator[Cell]:
 
 
 def _known(value: float, write: Callable[[float], str], sub: str = "") -> Cell:
-    return _number("not known", sub, "muted") if math.isnan(value) else _number(write(value), sub)
+    return number_cell("not known", sub, "muted") if math.isnan(value) else number_cell(write(value), sub)
 
 
 def _typical(row: "pd.Series[Any]", time: str, sub: str = "") -> Cell:
     if math.isnan(row[f"{time}_p50"]):
-        return _number(f"mean {duration(row[f'{time}_mean'])}", "no percentile: n too small", "muted")
-    return _number(duration(row[f"{time}_p50"]), sub)
+        return number_cell(f"mean {duration(row[f'{time}_mean'])}", "no percentile: n too small", "muted")
+    return number_cell(duration(row[f"{time}_p50"]), sub)
 
 
 def _percentile(row: "pd.Series[Any]", name: str, instead: str = "") -> Cell:
     few = math.isnan(row[name])
-    return _number("n too small" if few else duration(row[name]), instead if few else "", "muted" if few else "")
+    return number_cell("n too small" if few else duration(row[name]), instead if few else "", "muted" if few else "")
 
 
 def _multiple(row: "pd.Series[Any]") -> Cell:
     if row["backend"] == row["reference"]:
-        return _number("reference")
-    return _number(multiple(row["ratio"], row["ratio_low"], row["ratio_high"]))
+        return number_cell("reference")
+    return number_cell(multiple(row["ratio"], row["ratio_low"], row["ratio_high"]))
 
 
 def _valid(row: "pd.Series[Any]") -> Cell:
@@ -383,7 +310,7 @@ def _valid(row: "pd.Series[Any]") -> Cell:
 def _scenarios(run: Run) -> Table:
     frame, left = run.table("scenarios"), run.table("untimed")
     rows = [
-        [_short(run, label), _number(count(size)), *cells]
+        [short_label(run, label), number_cell(count(size)), *cells]
         for label in run.labels
         for size in _sizes(run)
         if (cells := [*_scenario(_at(frame, label, size), _at(left, label, size))])
@@ -417,8 +344,8 @@ def _at(frame: pd.DataFrame, label: str, size: float) -> pd.DataFrame:
 def _scenario(mine: pd.DataFrame, left: pd.DataFrame) -> Iterator[Cell]:
     if mine.empty:
         for _, row in left[left["stage"].isin(WHOLE_SIZE)].iterrows():
-            nothing = [_number(NOTHING) for _ in range(2)]
-            yield from [_number(str(row["status"]), kind="muted"), *nothing, Cell(NOTHING, str(row["reason"]))]
+            nothing = [number_cell(NOTHING) for _ in range(2)]
+            yield from [number_cell(str(row["status"]), kind="muted"), *nothing, Cell(NOTHING, str(row["reason"]))]
         return
     single, server, offline = (mine[mine["scenario"] == kind] for kind in ("single stream", "server", "offline"))
     yield _first(single, lambda row: _percentile(row, "latency_p90", f"n = {count(row['n'])}"))
@@ -428,7 +355,7 @@ def _scenario(mine: pd.DataFrame, left: pd.DataFrame) -> Iterator[Cell]:
 
 
 def _first(frame: pd.DataFrame, cell: Callable[["pd.Series[Any]"], Cell]) -> Cell:
-    return cell(frame.iloc[0]) if len(frame) else _number(NOTHING)
+    return cell(frame.iloc[0]) if len(frame) else number_cell(NOTHING)
 
 
 def _server(rates: pd.DataFrame, left: pd.DataFrame) -> Cell:
@@ -440,17 +367,17 @@ def _server(rates: pd.DataFrame, left: pd.DataFrame) -> Cell:
         return _rate(best["rate"], f"p90 {duration(best['latency_p90'])}, n = {count(best['n'])}{further}")
     if len(rates):
         lowest = rates.iloc[0]
-        return _number("none", f"p90 {duration(lowest['latency_p90'])} at {significant(lowest['rate'])}/s")
-    return _first(left, lambda row: _number(str(row["status"]), str(row["reason"]), "muted"))
+        return number_cell("none", f"p90 {duration(lowest['latency_p90'])} at {significant(lowest['rate'])}/s")
+    return _first(left, lambda row: number_cell(str(row["status"]), str(row["reason"]), "muted"))
 
 
 def _rate(images: float, sub: str) -> Cell:
-    return _number(f"{significant(images)}/s", sub)
+    return number_cell(f"{significant(images)}/s", sub)
 
 
 def _speeds(run: Run) -> Table:
-    frame = _sort(run, run.table("speed"), "output_px", "batch")
-    rows = [[_short(run, row["backend"]), *_timing(row)] for _, row in frame.iterrows()]
+    frame = by_backend(run, run.table("speed"), "output_px", "batch")
+    rows = [[short_label(run, row["backend"]), *_timing(row)] for _, row in frame.iterrows()]
     columns = [
         Column("Backend"),
         Column("Output", "pixels a side"),
@@ -469,23 +396,23 @@ def _speeds(run: Run) -> Table:
 
 
 def _timing(row: "pd.Series[Any]") -> Iterator[Cell]:
-    yield from (_number(count(row[name])) for name in ("output_px", "batch", "n"))
+    yield from (number_cell(count(row[name])) for name in ("output_px", "batch", "n"))
     yield from (_percentile(row, name) for name in MINIMUM)
-    yield from (_number(duration(row[name])) for name in ("compute_p50", "transport_p50"))
-    yield _number(significant(row["images_per_s"]))
+    yield from (number_cell(duration(row[name])) for name in ("compute_p50", "transport_p50"))
+    yield number_cell(significant(row["images_per_s"]))
     warm_up = row["warm_up_s"]
-    yield _number(duration(row["cold_start_s"]), "" if math.isnan(warm_up) else f"warm-up {duration(warm_up)}")
-    yield _number(times(row["ratio_compute_bicubic"]))
+    yield number_cell(duration(row["cold_start_s"]), "" if math.isnan(warm_up) else f"warm-up {duration(warm_up)}")
+    yield number_cell(times(row["ratio_compute_bicubic"]))
     yield _multiple(row)
     yield _valid(row)
 
 
 def _untimed(run: Run) -> Table:
-    frame = _sort(run, run.table("untimed"), "output_px")
+    frame = by_backend(run, run.table("untimed"), "output_px")
     rows = [
         [
             Cell(row["backend"]),
-            _number(count(row["output_px"])),
+            number_cell(count(row["output_px"])),
             *(Cell(str(row[k])) for k in ("stage", "status", "reason")),
         ]
         for _, row in frame.iterrows()
@@ -503,7 +430,7 @@ def _untimed(run: Run) -> Table:
 
 def _noise(run: Run) -> Section:
     if run.table("noise").empty:
-        return Section("noise", "Noise", gaps=gaps(run, "noise"))
+        return Section("noise", "Noise", gaps=not_measured(run, "noise"))
     lead = [
         (
             "Gaussian noise of standard deviation σ on the low-resolution input. Second line of a cell: the paired "
@@ -513,17 +440,17 @@ def _noise(run: Run) -> Section:
     metrics = run.metrics("noise")
     shown = [m for m in (run.headline, DISTORTION) if m in metrics]
     tables = [_noise_table(run, m, chart=m in shown) for m in shown + [m for m in metrics if m not in shown]]
-    return Section("noise", "Noise", lead, tables, gaps(run, "noise"))
+    return Section("noise", "Noise", lead, tables, not_measured(run, "noise"))
 
 
 def _noise_table(run: Run, metric: str, *, chart: bool) -> Table:
     frame = run.table("noise", metric)
-    how, against = _spread(frame), _spread(frame[frame["backend"] != BASELINE], "difference")
+    how, against = spread(frame), spread(frame[frame["backend"] != BASELINE], "difference")
     levels = frame.drop_duplicates("severity").sort_values("severity")
     rows = []
-    for label, mine in _sort(run, frame).groupby("backend", sort=False):
+    for label, mine in by_backend(run, frame).groupby("backend", sort=False):
         by_level = {row["severity"]: row for _, row in mine.iterrows()}
-        rows.append([_label(run, str(label)), *(_noisy(by_level.get(s), how, against) for s in levels["severity"])])
+        rows.append([label_cell(run, str(label)), *(_noisy(by_level.get(s), how, against) for s in levels["severity"])])
     columns = [Column("Backend"), *(_level(row) for _, row in levels.iterrows())]
     caption = f"{run.title(metric)} {how.power}".strip() + f" under noise, n = {_extent(frame['n'])} images"
     return Table(caption, columns, rows, "noise", f"noise-{metric}" if chart else "", folded=not chart)
@@ -537,15 +464,15 @@ def _level(row: "pd.Series[Any]") -> Column:
 
 def _noisy(row: "pd.Series[Any] | None", how: Format, against: Format) -> Cell:
     if row is None or math.isnan(row["mean"]):
-        return _number("not measured", kind="muted")
+        return number_cell("not measured", kind="muted")
     if math.isinf(row["mean"]):
-        return _number("identical")
+        return number_cell("identical")
     gap = (
         ""
         if row["backend"] == BASELINE or math.isnan(row["difference"])
         else against.interval(row["difference"], row["difference_low"], row["difference_high"], signed=True)
     )
-    return _number(how.interval(row["mean"], row["low"], row["high"]), gap)
+    return number_cell(how.interval(row["mean"], row["low"], row["high"]), gap)
 
 
 def _extent(values: "pd.Series[Any]") -> str:
@@ -553,130 +480,24 @@ def _extent(values: "pd.Series[Any]") -> str:
     return count(low) if low == high else f"{count(low)} to {count(high)}"
 
 
-# -------------------------------------------------------------------- 4 Groups
-
-
-def _groups(run: Run) -> Section:
-    if run.table("groups").empty:
-        return Section("groups", "Groups", gaps=gaps(run, "groups", "gaps"))
-    lead = [
-        (
-            f"Gain is the paired improvement over {BASELINE} on the same images, positive where the backend is better; "
-            "it takes out how hard a group's images are in themselves."
-        ),
-        (
-            "Fewer than 100 images: low precision. Fewer than 30: insufficient, and no figure is given. "
-            "A gap counts only when shuffled groups give one as large with p < 0.05, adjusted for the number of gaps "
-            "tested (Benjamini and Hochberg)."
-        ),
-    ]
-    metrics = run.metrics("groups")
-    ordered = [m for m in metrics if m == run.headline] + [m for m in metrics if m != run.headline]
-    tables = [_gap_table(run, m) for m in ordered if len(run.table("gaps", m))]
-    for metric in ordered:
-        attributes = dict.fromkeys(run.table("groups", metric)["attribute"])
-        tables += [_group_table(run, metric, attribute) for attribute in attributes]
-    return Section("groups", "Groups", lead, tables, gaps(run, "gaps"))
-
-
-def _group_table(run: Run, metric: str, attribute: str) -> Table:
-    frame = run.table("groups", metric)
-    frame = _sort(run, frame[frame["attribute"] == attribute])
-    labels = [label for label in dict.fromkeys(frame["backend"]) if _informative(run, label, frame)]
-    how, gain = _spread(frame), _spread(frame[frame["backend"].isin(run.compared)], "gain")
-    rows = []
-    for group in dict.fromkeys(frame["group"]):
-        mine = {row["backend"]: row for _, row in frame[frame["group"] == group].iterrows()}
-        n = max(row["n"] for row in mine.values())
-        rows.append(
-            [Cell(str(group)), _number(count(n)), *(_group_cell(mine.get(label), how, gain) for label in labels)]
-        )
-    columns = [Column(attribute.capitalize()), Column("n"), *(Column(label, _role(run, label)) for label in labels)]
-    caption = f"{run.title(metric)} {how.power}".strip() + f" by {attribute}"
-    main = metric == run.headline
-    return Table(caption, columns, rows, "groups", f"groups-{attribute}" if main else "", folded=not main)
-
-
-def _informative(run: Run, label: str, frame: pd.DataFrame) -> bool:
-    """Whether a column says anything: the ground truth against itself does not."""
-    means = frame[frame["backend"] == label]["mean"].dropna()
-    return not run.is_control(label) or bool(((means != 0) & means.map(math.isfinite)).any())
-
-
-def _role(run: Run, label: str) -> str:
-    return "control arm" if run.is_control(label) else f"gain over {BASELINE} below"
-
-
-def _group_cell(row: "pd.Series[Any] | None", how: Format, gain: Format) -> Cell:
-    if row is None:
-        return _number("not measured", kind="muted")
-    if row["status"] == "insufficient" or math.isnan(row["mean"]):
-        return _number("insufficient", f"n = {count(row['n'])}", "muted")
-    subs = [] if math.isnan(row["gain"]) else [f"gain {gain.interval(row['gain'], row['gain_low'], row['gain_high'])}"]
-    subs += [] if row["status"] == "ok" else [str(row["status"])]
-    return _number(how.interval(row["mean"], row["low"], row["high"]), " · ".join(subs))
-
-
-def _gap_table(run: Run, metric: str) -> Table:
-    frame = run.table("gaps", metric)
-    places = {attribute: i for i, attribute in enumerate(dict.fromkeys(frame["attribute"]))}
-    frame = _sort(run, frame).sort_values("attribute", key=lambda column: column.map(places), kind="stable")
-    how = fit(frame["gap"].dropna())
-    ends = ("Highest", "Lowest") if run.higher_is_better(metric) is None else ("Best", "Worst")
-    rows = [[_short(run, row["backend"]), *_gap(row, how)] for _, row in frame.iterrows()]
-    columns = [
-        Column("Backend"),
-        Column("By", wide=True),
-        Column("Groups", "judged"),
-        *(Column(f"{end} group", wide=True) for end in ends),
-        Column("Gap", how.power),
-        Column("Ratio", "smaller : larger"),
-        Column("Chance: mean"),
-        Column("Chance: 95 %", "of gaps below"),
-        Column("p", "adjusted"),
-        Column("Verdict", wide=True),
-    ]
-    caption = f"Largest gap between groups in {run.title(metric)}, against chance"
-    return Table(caption, columns, rows, "gaps", folded=metric != run.headline)
-
-
-def _gap(row: "pd.Series[Any]", how: Format) -> list[Cell]:
-    untold = row["verdict"] == "insufficient"
-    kind = "muted" if untold else ""
-    figures = [how.number(row["gap"]), significant(row["ratio"]), how.number(row["null_mean"])]
-    figures += [how.number(row["null_p95"]), p_value(row["p_adjusted"])]
-    return [
-        Cell(str(row["attribute"])),
-        _number(count(row["groups"])),
-        Cell(_text(row["best"]), kind=kind),
-        Cell(_text(row["worst"]), kind=kind),
-        *(_number(f, kind=kind) for f in figures),
-        Cell(str(row["verdict"]), kind="strong" if row["verdict"] == "gap" else kind),
-    ]
-
-
-def _text(value: Any) -> str:  # noqa: ANN401 - whatever a stored cell holds
-    return str(value) if isinstance(value, str) and value else NOTHING
-
-
 # -------------------------------------------------------- 5 Worst, 6 Failures
 
 
 def _worst(run: Run) -> Section:
-    frame = _sort(run, run.table("worst"), "rank")
+    frame = by_backend(run, run.table("worst"), "rank")
     lead = [
         "The images with the worst score of each backend, worst first: picked, so they show the tail, not the rule."
     ]
     if frame.empty:
-        return Section("worst", "Worst cases", gaps=gaps(run, "worst"))
+        return Section("worst", "Worst cases", gaps=not_measured(run, "worst"))
     attributes = attribute_columns(frame)
     rows = [
         [
             Cell(row["backend"]),
-            _number(count(row["rank"])),
+            number_cell(count(row["rank"])),
             Cell(str(row["image"])),
-            _number(significant(row["value"])),
-            *(Cell(_text(row[a])) for a in attributes),
+            number_cell(significant(row["value"])),
+            *(Cell(text_or_nothing(row[a])) for a in attributes),
         ]
         for _, row in frame.iterrows()
     ]
@@ -700,8 +521,8 @@ def attribute_columns(frame: pd.DataFrame) -> list[str]:
 
 def _failures(run: Run) -> Section:
     if "failures" in run.missing:
-        return Section("failures", "Failures", gaps=gaps(run, "failures"))
-    frame = _sort(run, run.table("failures"))
+        return Section("failures", "Failures", gaps=not_measured(run, "failures"))
+    frame = by_backend(run, run.table("failures"))
     if frame.empty:
         return Section("failures", "Failures", ["No case failed."])
     rows = [
@@ -709,7 +530,7 @@ def _failures(run: Run) -> Section:
             Cell(row["backend"]),
             Cell(str(row["condition"])),
             Cell(str(row["kind"])),
-            _number(count(row["n"])),
+            number_cell(count(row["n"])),
             Cell(str(row["message"])),
         ]
         for _, row in frame.iterrows()
@@ -736,7 +557,7 @@ def _tested(run: Run) -> Section:
 def _backends(run: Run) -> Table:
     rows = [
         [
-            _label(run, label),
+            label_cell(run, label),
             Cell(str(b.get("family", NOTHING))),
             Cell(", ".join(f"{k} = {v}" for k, v in (b.get("options") or {}).items()) or NOTHING),
             Cell(", ".join(filter(None, (b.get("device"), b.get("precision")))) or NOTHING),
@@ -755,7 +576,7 @@ def _backends(run: Run) -> Table:
 
 def _traits(run: Run) -> Table:
     rows = [
-        [_label(run, label), Cell(str(b.get("licence") or "not stated")), _domain(b)]
+        [label_cell(run, label), Cell(str(b.get("licence") or "not stated")), _domain(b)]
         for label, b in run.backends.items()
     ]
     return Table(

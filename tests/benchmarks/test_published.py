@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from benchmarks.published import compare
-from harness.audit import Scores
 from harness.errors import ConfigError
+from harness.scores import Scores
 from harness.store import RunFolder
 
 METRICS = ("lpips_alex", "sharpness")

@@ -208,29 +208,35 @@ def _groups() -> Iterator[dict[str, Any]]:
 
 def _gaps() -> Iterator[dict[str, Any]]:
     verdicts = {
-        "race": "gap",
-        "gender": "not separated from chance",
-        "age": "not separated from chance",
+        "race": "disparity",
+        "gender": "inconclusive",
+        "age": "inconclusive",
         "race x gender": "insufficient",
     }
     for backend in ("bicubic", *COMPARED):
         for attribute, verdict in verdicts.items():
             told = verdict != "insufficient"
-            gap = LPIPS[backend] * (0.14 if verdict == "gap" else 0.02)
+            gap = LPIPS[backend] * (0.14 if verdict == "disparity" else 0.02)
             figures = {
                 "gap": gap,
                 "ratio": 1.14,
-                "null_mean": gap / 3 if verdict == "gap" else gap,
-                "null_p95": gap / 2 if verdict == "gap" else gap * 2,
+                "excess": gap / 2,
+                "null_mean": gap / 3 if verdict == "disparity" else gap,
+                "null_p95": gap / 2 if verdict == "disparity" else gap * 2,
             }
-            p = 0.0004 if verdict == "gap" else 0.41
+            p = 0.0004 if verdict == "disparity" else 0.41
             known = {**figures, "p_value": p, "p_adjusted": p}
             known = known if told else dict.fromkeys(known, float("nan"))
             names = {"best": "White" if told else "", "worst": "Black" if told else ""}
             yield {
                 "backend": backend,
                 "metric": "lpips_alex",
+                "of": "value",
                 "attribute": attribute,
+                "family": "exploratory",
+                "margin": float("nan"),
+                "equivalent": False,
+                "smallest_effect": float("nan"),
                 **names,
                 **known,
                 "groups": 5 if told else 1,

@@ -1,0 +1,538 @@
+"""The fairness section: what is claimed of the groups, each group's figures first, gaps against chance, then faces.
+
+The order is that of a reader who is no statistician: verdicts, then the vectors they rest on, then the indices.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from harness.score import BASELINE
+from reports.load import Run
+from reports.numbers import NOTHING, Format, count, fit, p_value, significant
+from reports.parts import (
+    Cell,
+    Column,
+    Section,
+    Table,
+    by_backend,
+    not_measured,
+    number_cell,
+    short_label,
+    spread,
+    text_or_nothing,
+)
+
+TABLES = ("groups", "gaps")
+FACES = ("flips", "excess_flips", "parity", "posterior", "perceptual", "verification", "instruments")
+
+
+def section(run: Run) -> Section:
+    """The whole section."""
+    if run.table("groups").empty:
+        return Section("groups", "Fairness", gaps=not_measured(run, *TABLES))
+    audited = bool(run.record["fairness"])
+    tables = [*_claims(run), *_by_group(run), *_gaps(run), *_searched(run), *(_faces(run) if audited else ())]
+    absent = not_measured(run, "gaps", *(FACES if audited else ()))
+    return Section("groups", "Fairness", [*_lead(run)], [t for t in tables if t.rows], absent)
+
+
+def _lead(run: Run) -> Iterator[str]:
+    yield (
+        f"Gain is the paired improvement over {BASELINE} on the same images, positive where the backend is better; "
+        "it takes out how hard a group's images are in themselves."
+    )
+    yield (
+        "Fewer than 100 images: low precision. Fewer than 30: insufficient, and no figure is given. The largest of "
+        "several differences is never 0, so each gap stands beside the one that shuffled groups give."
+    )
+    yield (
+        "Disparity: p < 0.05 after adjustment, by Holm over the claims that the suite fixed before the run, by "
+        "Benjamini and Hochberg over everything else. No disparity: the 90 % interval of every group's contrast lies "
+        "within the margin. Inconclusive: neither."
+    )
+    if run.record["fairness"]:
+        yield (
+            "What an instrument reads in a face is that instrument's guess, not who somebody is. Its own noise is "
+            "shown by the control arm, the ground truth saved once as PNG and once as JPEG; excess is what goes beyond."
+        )
+
+
+# Scores by group
+
+
+def _ordered(run: Run, table: str) -> list[str]:
+    metrics = run.metrics(table)
+    return [m for m in metrics if m == run.headline] + [m for m in metrics if m != run.headline]
+
+
+def _by_group(run: Run) -> Iterator[Table]:
+    for metric in _ordered(run, "groups"):
+        for attribute in dict.fromkeys(run.table("groups", metric)["attribute"]):
+            yield _group_table(run, metric, attribute)
+
+
+def _group_table(run: Run, metric: str, attribute: str) -> Table:
+    frame = run.table("groups", metric)
+    frame = by_backend(run, frame[frame["attribute"] == attribute])
+    labels = [label for label in dict.fromkeys(frame["backend"]) if _informative(run, label, frame)]
+    how, gain = spread(frame), spread(frame[frame["backend"].isin(run.compared)], "gain")
+    rows = []
+    for group in dict.fromkeys(frame["group"]):
+        mine = {row["backend"]: row for _, row in frame[frame["group"] == group].iterrows()}
+        n = max(row["n"] for row in mine.values())
+        rows.append(
+            [Cell(str(group)), number_cell(count(n)), *(_group_cell(mine.get(label), how, gain) for label in labels)]
+        )
+    columns = [Column(attribute.capitalize()), Column("n"), *(Column(label, _role(run, label)) for label in labels)]
+    caption = f"{run.title(metric)} {how.power}".strip() + f" by {attribute}"
+    main = metric == run.headline
+    return Table(caption, columns, rows, "groups", f"groups-{attribute}" if main else "", folded=not main)
+
+
+def _informative(run: Run, label: str, frame: pd.DataFrame) -> bool:
+    """Whether a column says anything: the ground truth against itself does not."""
+    means = frame[frame["backend"] == label]["mean"].dropna()
+    return not run.is_control(label) or bool(((means != 0) & means.map(math.isfinite)).any())
+
+
+def _role(run: Run, label: str) -> str:
+    return "control arm" if run.is_control(label) else f"gain over {BASELINE} below"
+
+
+def _group_cell(row: "pd.Series[Any] | None", how: Format, gain: Format) -> Cell:
+    if row is None:
+        return number_cell("not measured", kind="muted")
+    if row["status"] == "insufficient" or math.isnan(row["mean"]):
+        return number_cell("insufficient", f"n = {count(row['n'])}", "muted")
+    subs = [] if math.isnan(row["gain"]) else [f"gain {gain.interval(row['gain'], row['gain_low'], row['gain_high'])}"]
+    subs += [] if row["status"] == "ok" else [str(row["status"])]
+    return number_cell(how.interval(row["mean"], row["low"], row["high"]), " · ".join(subs))
+
+
+def _claims(run: Run) -> Iterator[Table]:
+    """The primary claims with their verdicts."""
+    frame = run.table("gaps")
+    frame = by_backend(run, frame[frame["family"] == "primary"])
+    rows = [[short_label(run, row["backend"]), *_claim(run, row)] for _, row in frame.iterrows()]
+    columns = [
+        Column("Backend"),
+        Column("Measure", wide=True),
+        Column("By", wide=True),
+        Column("Gap"),
+        Column("Chance: 95 %", "of gaps below"),
+        Column("Margin"),
+        Column("p", "Holm"),
+        Column("Smallest gap", "shown with 80 % power"),
+        Column("Verdict", wide=True),
+    ]
+    yield Table("Primary claims, fixed in the suite before the run", columns, rows, "gaps")
+
+
+def _claim(run: Run, row: "pd.Series[Any]") -> list[Cell]:
+    strong = "strong" if row["verdict"] == "disparity" else ""
+    ends = f"worst {row['worst']}, best {row['best']}" if row["worst"] else ""
+    return [
+        Cell(_measure(run, row)),
+        Cell(str(row["attribute"])),
+        *(number_cell(significant(row[key], 3)) for key in ("gap", "null_p95", "margin")),
+        number_cell(p_value(row["p_adjusted"])),
+        number_cell(significant(row["smallest_effect"], 3)),
+        Cell(str(row["verdict"]), ends, strong),
+    ]
+
+
+def _measure(run: Run, row: "pd.Series[Any]") -> str:
+    title = run.title(row["metric"])
+    return f"{title}, gain over {BASELINE}" if row["of"] == "gain" else title
+
+
+def _gaps(run: Run) -> Iterator[Table]:
+    for metric in _ordered(run, "gaps"):
+        yield _gap_table(run, metric)
+
+
+def _gap_table(run: Run, metric: str) -> Table:
+    frame = run.table("gaps", metric)
+    places = {attribute: i for i, attribute in enumerate(dict.fromkeys(frame["attribute"]))}
+    frame = by_backend(run, frame).sort_values("attribute", key=lambda column: column.map(places), kind="stable")
+    how = fit(frame["gap"].dropna())
+    ends = ("Highest", "Lowest") if run.higher_is_better(metric) is None else ("Best", "Worst")
+    rows = [[short_label(run, row["backend"]), *_gap(row, how)] for _, row in frame.iterrows()]
+    columns = [
+        Column("Backend"),
+        Column("Of", wide=True),
+        Column("By", wide=True),
+        Column("Groups", "judged"),
+        *(Column(f"{end} group", wide=True) for end in ends),
+        Column("Gap", how.power),
+        Column("Ratio", "smaller : larger"),
+        Column("Chance: mean"),
+        Column("Chance: 95 %", "of gaps below"),
+        Column("p", "adjusted"),
+        Column("Verdict", wide=True),
+    ]
+    caption = f"Largest gap between groups in {run.title(metric)}, against chance"
+    return Table(caption, columns, rows, "gaps", folded=metric != run.headline)
+
+
+def _gap(row: "pd.Series[Any]", how: Format) -> list[Cell]:
+    untold = row["verdict"] == "insufficient"
+    kind = "muted" if untold else ""
+    figures = [how.number(row["gap"]), significant(row["ratio"]), how.number(row["null_mean"])]
+    figures += [how.number(row["null_p95"]), p_value(row["p_adjusted"])]
+    return [
+        Cell(str(row["of"])),
+        Cell(str(row["attribute"])),
+        number_cell(count(row["groups"])),
+        Cell(text_or_nothing(row["best"]), kind=kind),
+        Cell(text_or_nothing(row["worst"]), kind=kind),
+        *(number_cell(f, kind=kind) for f in figures),
+        Cell(str(row["verdict"]), str(row["family"]), "strong" if row["verdict"] == "disparity" else kind),
+    ]
+
+
+def _searched(run: Run) -> Iterator[Table]:
+    frame = by_backend(run, run.table("subgroups"))
+    rows = [
+        [
+            short_label(run, row["backend"]),
+            Cell(_measure(run, row)),
+            Cell(str(row["subgroup"])),
+            number_cell(count(row["n"])),
+            number_cell(significant(row["difference"], 3)),
+            number_cell(p_value(row["p_value"])),
+            number_cell(count(row["searched"])),
+        ]
+        for _, row in frame.iterrows()
+    ]
+    columns = [
+        Column("Backend"),
+        Column("Measure", wide=True),
+        Column("Subgroup", wide=True),
+        Column("n"),
+        Column("Difference", "from all others"),
+        Column("p", "corrected for the search"),
+        Column("Searched", "subgroups"),
+    ]
+    caption = "The subgroup that stands out most, among all groups and pairs of groups"
+    yield Table(caption, columns, rows, "subgroups", folded=True)
+
+
+# What instruments read in faces
+
+
+def _faces(run: Run) -> Iterator[Table]:
+    yield from _excess(run)
+    yield from _flips(run)
+    yield _parity(run)
+    yield _posterior(run)
+    yield _reliability(run)
+    yield _perceptual(run)
+    yield _verification(run)
+    yield _indices(run)
+    yield _seeds(run)
+    yield _probes(run)
+    yield _instruments(run)
+    yield _disagreement(run)
+
+
+def _share(row: "pd.Series[Any]", mean: str = "rate") -> str:
+    """A rate in percent with its interval."""
+    if math.isnan(row[mean]):
+        return "insufficient"
+    how = Format(1)
+    return how.interval(100 * row[mean], 100 * row["low"], 100 * row["high"])
+
+
+def _excess(run: Run) -> Iterator[Table]:
+    frame = run.table("excess_flips")
+    for (instrument, attribute), mine in frame.groupby(["instrument", "attribute"], sort=False):
+        labels = [label for label in run.labels if label in set(mine["backend"])]
+        rows = []
+        for group in dict.fromkeys(mine["group"]):
+            here = {row["backend"]: row for _, row in mine[mine["group"] == group].iterrows()}
+            n = max(row["n"] for row in here.values())
+            rows.append([Cell(str(group)), number_cell(count(n)), *(_excess_cell(here.get(x)) for x in labels)])
+        columns = [Column("Group"), Column("n"), *(Column(label, "excess below") for label in labels)]
+        caption = f"Faces whose {attribute}, as {instrument} reads it, is not that of the photo, in %"
+        yield Table(caption, columns, rows, "excess_flips")
+
+
+def _excess_cell(row: "pd.Series[Any] | None") -> Cell:
+    if row is None or math.isnan(row["rate"]):
+        return number_cell("insufficient", "" if row is None else f"n = {count(row['n'])}", "muted")
+    how = Format(1)
+    figures = [100 * row[key] for key in ("excess", "excess_low", "excess_high")]
+    below = "" if math.isnan(row["excess"]) else f"excess {how.interval(*figures, signed=True)}"
+    return number_cell(_share(row), below)
+
+
+def _flips(run: Run) -> Iterator[Table]:
+    """One matrix for each backend and classifier: rows are what the photo is read as, columns what the output is."""
+    frame = by_backend(run, run.table("flips"))
+    for (label, instrument, attribute), mine in frame.groupby(["backend", "instrument", "attribute"], sort=False):
+        after = list(dict.fromkeys(mine["after"]))
+        rows = []
+        for before in dict.fromkeys(mine["before"]):
+            here = {row["after"]: row for _, row in mine[mine["before"] == before].iterrows()}
+            cells = [_flip_cell(here.get(name), same=name == before) for name in after]
+            rows.append([Cell(f"{before}"), number_cell(count(sum(r["count"] for r in here.values()))), *cells])
+        columns = [Column("Photo read as"), Column("n"), *(Column(str(name)) for name in after)]
+        caption = f"{label}: the output's {attribute} by the photo's, as {instrument} reads both, in %"
+        yield Table(caption, columns, rows, "flips", folded=True)
+
+
+def _flip_cell(row: "pd.Series[Any] | None", *, same: bool) -> Cell:
+    if row is None or math.isnan(row["rate"]):
+        return number_cell(NOTHING, kind="muted")
+    return number_cell(Format(1).number(100 * row["rate"]), kind="muted" if same else "")
+
+
+def _parity(run: Run) -> Table:
+    frame = by_backend(run, run.table("parity"))
+    rows = [
+        [
+            short_label(run, row["backend"]),
+            Cell(str(row["instrument"])),
+            Cell(str(row["attribute"])),
+            Cell(str(row["measure"])),
+            number_cell(count(row["n"])),
+            number_cell(significant(row["value"], 3)),
+            number_cell(significant(row["corrected"], 3)),
+            number_cell(p_value(row["p_value"])),
+            Cell(str(row["test"]), str(row["note"])),
+        ]
+        for _, row in frame.iterrows()
+    ]
+    columns = [
+        Column("Backend"),
+        Column("Instrument", wide=True),
+        Column("By", wide=True),
+        Column("Measure", wide=True),
+        Column("n"),
+        Column("Value", "0 is parity"),
+        Column("Corrected", "for the classifier's errors"),
+        Column("p"),
+        Column("Test", wide=True),
+    ]
+    caption = "Representation demographic parity (RDP), proportional representation (PR), uninformative inputs (UCPR)"
+    return Table(caption, columns, rows, "parity", folded=len(rows) > 12)
+
+
+def _posterior(run: Run) -> Table:
+    frame = by_backend(run, run.table("posterior"))
+    rows = [
+        [
+            short_label(run, row["backend"]),
+            Cell(str(row["attribute"])),
+            Cell(str(row["group"])),
+            number_cell(count(row["n"])),
+            number_cell(Format(1).number(100 * row["share"])),
+            number_cell(Format(1).number(100 * row["truth"])),
+            number_cell(p_value(row["p_value"])),
+        ]
+        for _, row in frame.iterrows()
+    ]
+    columns = [
+        Column("Backend"),
+        Column("By", wide=True),
+        Column("Group", wide=True),
+        Column("n", "inputs"),
+        Column("Share of outputs", "%"),
+        Column("Share of photos", "%"),
+        Column("p", "exchangeability"),
+    ]
+    caption = "Conditional proportional representation (CPR): are outputs of one input distributed as the truth is?"
+    return Table(caption, columns, rows, "posterior")
+
+
+def _reliability(run: Run) -> Table:
+    frame = by_backend(run, run.table("reliability"))
+    how = Format(2)
+    rows = [
+        [
+            short_label(run, row["backend"]),
+            Cell(str(row["attribute"])),
+            number_cell(how.number(row["share"])),
+            number_cell(count(row["n"])),
+            number_cell(how.interval(row["observed"], row["low"], row["high"])),
+            number_cell(how.interval(row["expected"], row["expected_low"], row["expected_high"])),
+        ]
+        for _, row in frame.iterrows()
+    ]
+    columns = [
+        Column("Backend"),
+        Column("By", wide=True),
+        Column("Share of outputs", "in a group"),
+        Column("n", "inputs x groups"),
+        Column("Photos in it"),
+        Column("Expected", "of a calibrated model"),
+    ]
+    return Table("Calibration of the outputs' groups", columns, rows, "reliability", folded=True)
+
+
+def _perceptual(run: Run) -> Table:
+    frame = by_backend(run, run.table("perceptual"))
+    told = frame[frame["gpi"].notna()]
+    how = fit(told["gpi"], told["high"] - told["low"])
+    rows = [
+        [
+            short_label(run, row["backend"]),
+            Cell(str(row["group"])),
+            number_cell(count(row["n"])),
+            number_cell(
+                "insufficient" if math.isnan(row["gpi"]) else how.interval(row["gpi"], row["low"], row["high"]),
+                kind="muted" if math.isnan(row["gpi"]) else "",
+            ),
+            number_cell(significant(row["precision"], 3)),
+            number_cell(significant(row["recall"], 3)),
+        ]
+        for _, row in frame.iterrows()
+    ]
+    columns = [
+        Column("Backend"),
+        Column("Group", wide=True),
+        Column("n"),
+        Column("GPI", f"paired KID {how.power}".strip()),
+        Column("Group precision"),
+        Column("Group recall"),
+    ]
+    return Table("Group perceptual index, on the attribute network's features", columns, rows, "perceptual")
+
+
+def _verification(run: Run) -> Table:
+    frame = by_backend(run, run.table("verification"))
+    rows = [
+        [
+            short_label(run, row["backend"]),
+            Cell(str(row["group"])),
+            number_cell(count(row["n"])),
+            number_cell(_share(row, "fnmr")),
+            number_cell(significant(row["fmr"], 2)),
+            number_cell(count(row["impostor_pairs"])),
+            Cell(str(row["note"])),
+        ]
+        for _, row in frame.iterrows()
+    ]
+    columns = [
+        Column("Backend"),
+        Column("Group", wide=True),
+        Column("n"),
+        Column("Not matched", "%, false non-match"),
+        Column("False match rate", "of the group, at the one threshold"),
+        Column("Pairs", "of different photos"),
+        Column("Note", wide=True),
+    ]
+    return Table("Is the face still recognised as itself?", columns, rows, "verification")
+
+
+def _indices(run: Run) -> Table:
+    frame = by_backend(run, run.table("indices"))
+    rows = [
+        [short_label(run, row["backend"]), Cell(str(row["index"])), number_cell(significant(row["value"], 3))]
+        for _, row in frame.iterrows()
+    ]
+    columns = [Column("Backend"), Column("Index", wide=True), Column("Value")]
+    return Table("One number for all groups, after the vector above", columns, rows, "indices", folded=True)
+
+
+def _seeds(run: Run) -> Table:
+    frame = by_backend(run, run.table("seeds"))
+    rows = [
+        [
+            short_label(run, row["backend"]),
+            Cell(run.title(row["metric"])),
+            Cell(str(row["group"])),
+            number_cell(count(row["n"])),
+            number_cell(Format(3).interval(row["mean"], row["low"], row["high"])),
+            number_cell(Format(3).number(row["seed_sd"])),
+        ]
+        for _, row in frame.iterrows()
+    ]
+    columns = [
+        Column("Backend"),
+        Column("Measure", wide=True),
+        Column("Group", wide=True),
+        Column("n"),
+        Column("Mean", "images, then seeds resampled"),
+        Column("SD between seeds"),
+    ]
+    return Table("What changes when only the seed does", columns, rows, "seeds", folded=True)
+
+
+def _probes(run: Run) -> Table:
+    frame = by_backend(run, run.table("probes"))
+    rows = [
+        [
+            short_label(run, row["backend"]),
+            Cell(run.title(row["metric"])),
+            Cell(str(row["level"])),
+            number_cell(count(row["n"])),
+            number_cell(_effect(row)),
+            number_cell(p_value(row["p_value"])),
+        ]
+        for _, row in frame.iterrows()
+    ]
+    columns = [
+        Column("Backend"),
+        Column("Measure", wide=True),
+        Column("Cue", wide=True),
+        Column("n", "faces"),
+        Column("Effect of the cue alone"),
+        Column("p", "within faces"),
+    ]
+    return Table("Counterfactual series: the same faces with one cue moved", columns, rows, "probes")
+
+
+def _effect(row: "pd.Series[Any]") -> str:
+    return fit([row["effect"]], [row["high"] - row["low"]]).interval(
+        row["effect"], row["low"], row["high"], signed=True
+    )
+
+
+def _instruments(run: Run) -> Table:
+    frame = run.table("instruments")
+    rows = [
+        [
+            Cell(str(row["instrument"])),
+            Cell(str(row["attribute"])),
+            Cell(str(row["group"])),
+            number_cell(count(row["n"])),
+            number_cell(_share(row, "accuracy")),
+            number_cell(count(row["missing"])),
+        ]
+        for _, row in frame.iterrows()
+    ]
+    columns = [
+        Column("Instrument"),
+        Column("Reads", wide=True),
+        Column("Group", wide=True),
+        Column("n"),
+        Column("Right", "%, on the photos themselves"),
+        Column("No reading"),
+    ]
+    return Table("How far the instruments can be trusted", columns, rows, "instruments", folded=True)
+
+
+def _disagreement(run: Run) -> Table:
+    rows = [
+        [
+            Cell(f"{row['first']}, {row['second']}"),
+            Cell(str(row["attribute"])),
+            Cell(str(row["group"])),
+            number_cell(count(row["n"])),
+            number_cell(_share(row)),
+        ]
+        for _, row in run.table("disagreement").iterrows()
+    ]
+    columns = [
+        Column("Instruments"),
+        Column("Reads", wide=True),
+        Column("Group", wide=True),
+        Column("n"),
+        Column("Disagree", "%, on the photos themselves"),
+    ]
+    return Table("Where two instruments disagree", columns, rows, "disagreement", folded=True)

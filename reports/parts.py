@@ -1,0 +1,117 @@
+"""What sections are made of: tables of cells, and the words and formats that they share.
+
+Texts here are not escaped; whoever writes them out escapes them.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from reports.findings import NOT_PASSED
+from reports.load import Run
+from reports.numbers import NOTHING, Format, count, fit
+
+ROW_LIMIT = 120
+BETTER = {True: "higher is better", False: "lower is better", None: "more is not better"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: its text, a smaller second line, and kinds ("number", "muted", "strong", "control", "code")."""
+
+    text: str
+    sub: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column's header with its smaller second line; `wide` columns hold text."""
+
+    title: str
+    sub: str = ""
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its caption; the first cell of each row is the row's header.
+
+    `chart` names the chart that shows the same figures, `source` the stored table that has all rows.
+    """
+
+    caption: str
+    columns: list[Column]
+    rows: list[list[Cell]]
+    source: str = ""
+    chart: str = ""
+    folded: bool = False
+
+    @property
+    def shown(self) -> list[list[Cell]]:
+        """The rows that are printed."""
+        return self.rows[:ROW_LIMIT]
+
+    @property
+    def left_out(self) -> str:
+        """A sentence on the rows that are not printed, or nothing."""
+        more = len(self.rows) - len(self.shown)
+        return f"{count(more)} more rows are in tables/{self.source}.csv." if more else ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One numbered section."""
+
+    name: str
+    title: str
+    lead: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    gaps: list[str] = field(default_factory=list)
+
+
+def not_measured(run: Run, *tables: str) -> list[str]:
+    """One sentence for each of the tables that was not measured."""
+    return [f"{run.missing[t]}. {NOT_PASSED}" for t in tables if t in run.missing]
+
+
+def number_cell(text: str, sub: str = "", kind: str = "") -> Cell:
+    """A cell of a column of numbers."""
+    return Cell(text, sub, f"number {kind}".strip())
+
+
+def label_cell(run: Run, label: str) -> Cell:
+    """A backend's name; control arms are called so."""
+    return Cell(label, "control arm" if run.is_control(label) else "", "control" if run.is_control(label) else "")
+
+
+def short_label(run: Run, label: str) -> Cell:
+    """A backend's name without a second line."""
+    return Cell(label, kind=label_cell(run, label).kind)
+
+
+def by_backend(run: Run, frame: pd.DataFrame, *then: str) -> pd.DataFrame:
+    """Rows in the order of the backends in run.json, then by further columns."""
+    place = {label: i for i, label in enumerate(run.labels)}
+    order = frame.assign(_place=frame["backend"].map(lambda b: place.get(b, len(place))))
+    return order.sort_values(["_place", *then], kind="stable").drop(columns="_place")
+
+
+def metric_column(run: Run, metric: str, how: Format, sub: str = "") -> Column:
+    """The header of a metric's column: its title, power of ten and direction."""
+    return Column(f"{run.title(metric)} {how.power}".strip(), sub or BETTER[run.higher_is_better(metric)])
+
+
+def spread(frame: pd.DataFrame, prefix: str = "") -> Format:
+    """The format that suits a table's means and intervals."""
+    low, high = (frame[f"{prefix}_low"], frame[f"{prefix}_high"]) if prefix else (frame["low"], frame["high"])
+    means = frame[prefix or "mean"]
+    finite = means.map(math.isfinite)
+    return fit(means[finite], (high - low)[finite])
+
+
+def text_or_nothing(value: Any) -> str:  # noqa: ANN401 - whatever a stored cell holds
+    """A stored text, or a dash."""
+    return str(value) if isinstance(value, str) and value else NOTHING
