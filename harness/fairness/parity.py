@@ -69,7 +69,7 @@ def p_pr(predictions: Texts, *, classes: Sequence[str]) -> pd.Series:
     Raises:
         ConfigError: a prediction is none of the classes.
     """
-    counts = np.bincount(_codes(predictions, classes), minlength=len(classes))
+    counts = np.bincount(codes(predictions, classes), minlength=len(classes))
     return pd.Series(counts / len(predictions), list(classes))
 
 
@@ -127,7 +127,7 @@ def flip_matrix(before: Texts, after: Texts, *, classes: Sequence[str]) -> pd.Da
         ConfigError: a prediction is none of the classes.
     """
     k = len(classes)
-    cells = _codes(before, classes) * k + _codes(after, classes)
+    cells = codes(before, classes) * k + codes(after, classes)
     counts = np.bincount(cells, minlength=k * k).reshape(k, k)
     return pd.DataFrame(counts, pd.Index(classes, name="before"), pd.Index(classes, name="after"))
 
@@ -147,9 +147,14 @@ def turned_into(majority: str, *, labels: Texts, predictions: Texts) -> Estimate
     return Estimate(rate["rate"], rate["low"], rate["high"], int(others.sum()))
 
 
-def _codes(values: Texts, classes: Sequence[str]) -> NDArray[np.intp]:
-    codes = pd.Index(classes).get_indexer(pd.Index(np.asarray(values, str)))
-    if (codes < 0).any():
-        other = one_line(str(np.asarray(values, str)[codes < 0][0]), 40)
+def codes(values: Texts, classes: Sequence[str]) -> NDArray[np.intp]:
+    """The place of each value among the classes.
+
+    Raises:
+        ConfigError: a value is none of the classes.
+    """
+    found = pd.Index(classes).get_indexer(pd.Index(np.asarray(values, str)))
+    if (found < 0).any():
+        other = one_line(str(np.asarray(values, str)[found < 0][0]), 40)
         raise ConfigError(f"{other!r} is none of {', '.join(classes)}; leave images without a known group out")
-    return codes
+    return found
