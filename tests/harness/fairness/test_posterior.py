@@ -35,7 +35,7 @@ def biased(rng: np.random.Generator, posterior: NDArray[np.float64], k: int) -> 
 
 
 def test_posterior_samplers_are_rejected_at_the_level() -> None:
-    """With 4 samples an input, 3 to 7 % of 300 perfect samplers are rejected at 5 %, and 5 % of the bins leave the band."""
+    """With K = 4, 3 to 7 % of 300 perfect samplers are rejected at 5 %, and of the bins at most 7 % leave the band."""
     rng = np.random.default_rng(0)
     rejected, means, inside = [], [], []
     for _ in range(300):
