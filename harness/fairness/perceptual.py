@@ -67,8 +67,8 @@ def covered(points: Float, reference: Float, k: int = NEIGHBOURS) -> NDArray[np.
 def gpi_gap(outputs: Float, photos: Float, *, groups: Texts, permutations: int = 1000) -> Gap:
     """Permutation test of max - min of the groups' GPI: labels are shuffled over the pairs, which stay together.
 
-    Its null is that the pairs of all groups are alike, photos included; where groups differ in how varied their photos
-    are, it errs. NaN for fewer than two groups of at least `ENOUGH` images, the others are left out.
+    Its null is that the pairs of all groups are alike, photos included: for groups of equal GPI whose photos differ in
+    spread the level is approximate. Groups of fewer than `ENOUGH` images are left out; NaN for fewer than two others.
     """
     codes, sizes = _judged(np.asarray(groups, str))
     if len(sizes) < 2:

@@ -15,7 +15,7 @@ from harness.datasets import open_dataset
 from harness.degrade import make_target
 from harness.fairness.perceptual import ENOUGH, covered, gpi_gap, group_measures
 from harness.networks import open_network
-from harness.set_measures import Float, kid, kid_paired
+from harness.set_measures import kid, kid_paired
 
 
 def jpeg(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -44,10 +44,11 @@ def test_pairing_is_allowed_for_on_photos(data_root: Path) -> None:
 def test_precision_and_recall_are_those_of_independent_code() -> None:
     """They equal torch-fidelity's for sets of the same and of different spread."""
     rng = np.random.default_rng(1)
-    x, y = rng.normal(size=(250, 4)), rng.normal(0.5, 0.7, size=(230, 4))
-    theirs = prc_features_to_metric(torch.from_numpy(x), torch.from_numpy(y), prc_neighborhood=3, verbose=False)
-    assert covered(y, x).mean() == pytest.approx(theirs["precision"], abs=1e-3)
-    assert covered(x, y).mean() == pytest.approx(theirs["recall"], abs=1e-3)
+    outputs, photos = rng.normal(size=(250, 4)), rng.normal(0.5, 0.7, size=(230, 4))
+    tensors = torch.from_numpy(outputs), torch.from_numpy(photos)
+    theirs = prc_features_to_metric(*tensors, prc_neighborhood=3, verbose=False)
+    assert covered(outputs, photos).mean() == pytest.approx(theirs["precision"], abs=1e-6)
+    assert covered(photos, outputs).mean() == pytest.approx(theirs["recall"], abs=1e-6)
 
 
 def test_each_group_is_measured_by_itself() -> None:
