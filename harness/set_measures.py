@@ -69,12 +69,21 @@ def _sums(x: Float, y: Float, *, diagonal: bool = True) -> tuple[Float, float]:
     return np.concatenate(rows), squares
 
 
+def paired_terms(x: Float, y: Float, rows: slice) -> Float:
+    """h_ij = k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(y_i, x_j) for i in rows and all j, with h_ii = 0.
+
+    The mean of h_ij over i != j is the paired KID, of all pairs or of those that are in a group.
+    """
+    h = _kernel(x[rows], x) + _kernel(y[rows], y) - _kernel(x[rows], y) - _kernel(y[rows], x)
+    np.fill_diagonal(h[:, rows], 0.0)
+    return h
+
+
 def _paired_sums(x: Float, y: Float) -> tuple[Float, float]:
-    """The sums over j != i of h_ij = k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(y_i, x_j), and that of all squares."""
+    """The sums over j of h_ij, and that of all squares."""
     rows, squares = [], 0.0
     for block in _blocks(len(x)):
-        h = _kernel(x[block], x) + _kernel(y[block], y) - _kernel(x[block], y) - _kernel(y[block], x)
-        np.fill_diagonal(h[:, block], 0.0)
+        h = paired_terms(x, y, block)
         rows.append(h.sum(axis=1))
         squares += float(np.square(h).sum())
     return np.concatenate(rows), squares
