@@ -246,7 +246,8 @@ def datasets(spec: Annotated[str | None, typer.Argument(help="A dataset to open:
         from harness import datasets as module
 
         if spec is None:
-            typer.echo("\n".join(f"{kind}{'' if kind == 'synthetic' else ':PATH[#SPLIT]'}" for kind in module.KINDS))
+            paths = {"synthetic": "", "counterfactual": ":tone or :light"}
+            typer.echo("\n".join(kind + paths.get(kind, ":PATH[#SPLIT]") for kind in module.KINDS))
             return
         dataset = module.open_dataset(spec)
         typer.echo(f"{dataset.name}: {len(dataset.records)} images; licence: {dataset.licence}")

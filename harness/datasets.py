@@ -15,10 +15,13 @@ lfw         a folder of [person]/[person]_[number].jpg            the folder, as
 parquet     a parquet file, or a folder of them (#SPLIT picks)    the columns
 folder      a folder of images, searched in depth                 metadata.csv in it, if there is one
 synthetic   (none)                                                the columns of the embedded file
+counterfactual  tone or light                                     the edits of `harness.counterfactual`
 
 Columns that become labels, in any case: race or ethnicity (as "race"), gender or sex (as "gender"), age, skin_tone.
 Labels are lower-case lines of at most 40 characters, otherwise as the dataset writes them (latino_hispanic); a missing
-or unusable one is "unknown" and counted in the notes. CelebA has no race; its splits train, val and test are those of
+or unusable one is "unknown" and counted in the notes. A counterfactual dataset shows each of 60 embedded portraits with
+only its skin tone moved (tone: monk 01 to monk 10) or only its light (light: light 01, as it was, to light 05);
+`Record.identity` is the portrait. CelebA has no race; its splits train, val and test are those of
 list_eval_partition.txt (or .csv), and without #SPLIT all its images are taken. LFW's people are no attribute: groups
 of one or two photos compare nothing.
 """
@@ -60,14 +63,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-KINDS = ("utkface", "fairface", "celeba", "lfw", "folder", "parquet", "synthetic")
+KINDS = ("utkface", "fairface", "celeba", "lfw", "folder", "parquet", "synthetic", "counterfactual")
 UNKNOWN = "unknown"
+_PORTRAITS = "research only: synthetic portraits of a generator trained on UTKFace (non-commercial)"
 LICENCES = {
     "utkface": "UTKFace: non-commercial research only",
     "fairface": "FairFace: CC BY 4.0",
     "celeba": "CelebA: non-commercial research only",
     "lfw": "LFW: research use; see its site",
-    "synthetic": "research only: synthetic portraits of a generator trained on UTKFace (non-commercial)",
+    "synthetic": _PORTRAITS,
+    "counterfactual": _PORTRAITS,
 }
 AGE_RULE = (
     "years in bins of ten (0-9, 10-19, ... 60-69, 70+); under 0, over 116 or unreadable is unknown; "
@@ -75,6 +80,9 @@ AGE_RULE = (
 )
 MAX_AGE = 116
 IMAGE_COLUMNS = ("image", "img", "photo", "picture")
+CUES = {"tone": "monk", "light": "light"}
+"""The cues of counterfactual datasets, and how their levels are called."""
+FACES = 6  # base portraits of each race and gender
 CACHE_BYTES = 256 * 2**20  # compressed images of parquet files kept in memory, per dataset
 
 _GENDERS = {"0": "male", "1": "female"}
@@ -110,7 +118,8 @@ class Record:
 class Dataset:
     """Photos sorted by id, with the attributes that all records have labels for (maybe "unknown").
 
-    `notes` are one-line warnings for the report; `demonstration` is true for data too synthetic to audit with.
+    `notes` are one-line warnings for the report; `demonstration` is true for data too synthetic to audit with. In
+    `series`, records of one identity are edits of one picture: they are drawn together and share a seed.
     """
 
     name: str
@@ -120,6 +129,11 @@ class Dataset:
     attributes: tuple[str, ...]
     records: tuple[Record, ...]
     notes: list[str]
+    series: bool = False
+
+    def unit(self, record: Record) -> str:
+        """What is drawn and seeded as one: the record, or in series the picture that it is an edit of."""
+        return record.identity or record.id if self.series else record.id
 
     def image(self, record: Record) -> NDArray[np.uint8]:
         """Decode one photo as (H, W, 3) sRGB; raises ImageError if it cannot be read."""
@@ -153,18 +167,25 @@ def open_dataset(spec: str) -> Dataset:
     if kind == "synthetic":
         found = _read_parquet({"portraits": _embedded_portraits()})
         name = kind
+    elif kind == "counterfactual":
+        found = _read_counterfactual(path.name)
+        name = f"{kind}-{path.name}"
     else:
         found = _find(kind, path, split)
         name = _safe_id(kind if kind in LICENCES else path.resolve().name) + (f"-{_safe_id(split)}" if split else "")
     records, notes = _records(found)
     licence = LICENCES.get(kind, UNKNOWN)
-    return Dataset(name, spec, licence, kind == "synthetic", tuple(found.attributes), records, found.notes + notes)
+    series, attributes = kind == "counterfactual", tuple(found.attributes)
+    return Dataset(
+        name, spec, licence, series or kind == "synthetic", attributes, records, found.notes + notes, series
+    )
 
 
 def limit(dataset: Dataset, n: int, seed: int = 0) -> Dataset:
     """A subset of `n` photos, in equal numbers from each race x gender (or other attribute) as far as they last.
 
-    Photos of unknown group come last. The same seed nests: the subset of 100 is part of the subset of 200.
+    Photos of unknown group come last. The same seed nests: the subset of 100 is part of the subset of 200. Series stay
+    whole: as many as fit into `n`, but at least one.
 
     Raises:
         DatasetError: `n` is less than 1.
@@ -174,9 +195,14 @@ def limit(dataset: Dataset, n: int, seed: int = 0) -> Dataset:
     if n >= len(dataset.records):
         return dataset
     strata = tuple(a for a in dataset.attributes if a in {"race", "gender"}) or dataset.attributes
-    chosen = _round_robin(dataset.records, strata, seed)[:n]
+    units: dict[str, list[Record]] = {}
+    for record in dataset.records:
+        units.setdefault(dataset.unit(record), []).append(record)
+    drawn = _round_robin([first for first, *_ in units.values()], strata, seed)
+    count = max(1, n * len(units) // len(dataset.records))
+    chosen = [record for first in drawn[:count] for record in units[dataset.unit(first)]]
     how = f"drawn in equal numbers per {' x '.join(strata)} as far as they last" if strata else "drawn at random"
-    note = f"{n} of {len(dataset.records)} images, {how}, seed {seed}"
+    note = f"{len(chosen)} of {len(dataset.records)} images, {how}, seed {seed}"
     return replace(dataset, records=tuple(sorted(chosen, key=_by_id)), notes=[*dataset.notes, note])
 
 
@@ -220,6 +246,10 @@ def _parse(spec: str) -> tuple[str, Path, str]:
         if rest:
             raise DatasetError(f"{one_line(spec)}: synthetic is embedded and takes no path; write just synthetic")
         return kind, Path(), ""
+    if kind == "counterfactual":
+        if rest not in CUES:
+            raise DatasetError(f"{one_line(spec)}: unknown cue; write counterfactual:{' or counterfactual:'.join(CUES)}")
+        return kind, Path(rest), ""
     path, _, split = rest.rpartition("#") if "#" in rest and not _place(rest) else (rest, "", "")
     if not path:
         raise DatasetError(f"{one_line(spec)}: no path given; write {kind}:PATH")
@@ -486,6 +516,40 @@ def _embedded_portraits() -> "pa.BufferReader":
         raise DatasetError(
             "synthetic: the embedded portraits are missing from this installation; install the package again"
         ) from error
+
+
+def _read_counterfactual(cue: str) -> _Found:
+    """Edited portraits: the `FACES` of each race and gender whose cheeks are lit most evenly, at each level."""
+    from harness.counterfactual import LEVELS, unevenness
+
+    cells: dict[tuple[object, object], list[_Photo]] = {}
+    for photo in _read_parquet({"portraits": _embedded_portraits()}).photos:
+        cells.setdefault((photo.values["race"], photo.values["gender"]), []).append(photo)
+    chosen = [p for cell in cells.values() for p in sorted(cell, key=lambda p: unevenness(_portrait(p)))[:FACES]]
+    levels = range(1, LEVELS[cue] + 1)
+    note = (
+        f"{len(chosen)} synthetic portraits with only the {cue} edited, {len(levels)} levels each: a demonstration. "
+        "Images of one portrait are not independent: compare levels within portraits (harness.fairness.probes)"
+    )
+    photos = [_edited(photo, cue, level) for photo in chosen for level in levels]
+    return _Found(photos, ("race", "gender", cue), [note])
+
+
+def _portrait(photo: _Photo) -> NDArray[np.uint8]:
+    return images.decode(photo.read(), name=photo.source)
+
+
+def _edited(photo: _Photo, cue: str, level: int) -> _Photo:
+    """A portrait with its cue at one level; the edit is made when it is read."""
+
+    def read() -> bytes:
+        from harness.counterfactual import move
+
+        return images.encode_png(move(_portrait(photo), cue, level))
+
+    values = {"race": photo.values["race"], "gender": photo.values["gender"], "identity": photo.name}
+    name = f"{photo.name}.{cue}-{level:02d}"
+    return _Photo(name, f"{photo.source}, {cue} {level}", values | {cue: f"{CUES[cue]} {level:02d}"}, read)
 
 
 def _parquet_files(path: Path) -> list[Path]:

@@ -85,7 +85,7 @@ def _prepare_image(
 ) -> dict[str, object]:
     row: dict[str, object] = {
         "image": record.id,
-        "seed": seed_of(suite.seed, record.id),
+        "seed": seed_of(suite.seed, dataset.unit(record)),
         "age_years": record.age_years,
         **record.labels,
         "error": "",
