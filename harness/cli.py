@@ -117,6 +117,7 @@ def score(run_folder: RunArgument) -> None:
     """Score the stored outputs of a run again and derive its tables, without any backend."""
     with one_line_errors():
         from harness.diversity import measure_diversity
+        from harness.fairness.readings import measure_readings
         from harness.runner import new_progress
         from harness.score import score_run
         from harness.set_measures import measure_sets
@@ -128,6 +129,7 @@ def score(run_folder: RunArgument) -> None:
                 score_run(folder, progress)
                 measure_diversity(folder, progress)
                 measure_sets(folder, progress)
+                measure_readings(folder, progress)
             failed = _finish(folder)
     raise typer.Exit(int(failed))
 
@@ -274,7 +276,7 @@ def weights_list() -> None:
         from harness.weights import status
 
         for entry in status():
-            typer.echo(f"{entry.weight.name:28} {entry.state:10} {entry.weight.licence}")
+            typer.echo(f"{entry.weight.name:42} {entry.state:10} {entry.weight.licence}")
 
 
 @weights_app.command("fetch")

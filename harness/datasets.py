@@ -176,9 +176,7 @@ def open_dataset(spec: str) -> Dataset:
     records, notes = _records(found)
     licence = LICENCES.get(kind, UNKNOWN)
     series, attributes = kind == "counterfactual", tuple(found.attributes)
-    return Dataset(
-        name, spec, licence, series or kind == "synthetic", attributes, records, found.notes + notes, series
-    )
+    return Dataset(name, spec, licence, series or kind == "synthetic", attributes, records, found.notes + notes, series)
 
 
 def limit(dataset: Dataset, n: int, seed: int = 0) -> Dataset:
@@ -221,7 +219,7 @@ def dataset_hash(dataset: Dataset) -> str:
 
 def age_group(value: object) -> tuple[str, float | None]:
     """The label of an age by `AGE_RULE`, and the years where they are known."""
-    text = _label(value)
+    text = tidy_label(value)
     if _AGE_RANGE.fullmatch(text):
         return text, None
     try:
@@ -248,7 +246,9 @@ def _parse(spec: str) -> tuple[str, Path, str]:
         return kind, Path(), ""
     if kind == "counterfactual":
         if rest not in CUES:
-            raise DatasetError(f"{one_line(spec)}: unknown cue; write counterfactual:{' or counterfactual:'.join(CUES)}")
+            raise DatasetError(
+                f"{one_line(spec)}: unknown cue; write counterfactual:{' or counterfactual:'.join(CUES)}"
+            )
         return kind, Path(rest), ""
     path, _, split = rest.rpartition("#") if "#" in rest and not _place(rest) else (rest, "", "")
     if not path:
@@ -317,7 +317,7 @@ def _records(found: _Found) -> tuple[tuple[Record, ...], list[str]]:
 
 
 def _record(key: str, photo: _Photo, attributes: Iterable[str]) -> Record:
-    labels = {attribute: _label(photo.values.get(attribute)) for attribute in attributes}
+    labels = {attribute: tidy_label(photo.values.get(attribute)) for attribute in attributes}
     years = None
     if "age" in labels:
         labels["age"], years = age_group(photo.values.get("age"))
@@ -330,7 +330,7 @@ def _by_id(record: Record) -> str:
     return record.id
 
 
-def _label(value: object) -> str:
+def tidy_label(value: object) -> str:
     """A raw value as a lower-case, bounded line."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -11,6 +11,7 @@ import pandas as pd
 from harness import __version__, environment
 from harness.datasets import AGE_RULE, Dataset
 from harness.diversity import DIVERSITY
+from harness.fairness.readings import describe_instruments, describe_measures
 from harness.meters import package_joules
 from harness.metrics import METRICS
 from harness.plan import Job, Step
@@ -39,6 +40,7 @@ def new_record(
     job: Job, dataset: Dataset, dataset_sha256: str, images: pd.DataFrame, steps: Sequence[Step]
 ) -> dict[str, Any]:
     """The record of a run that starts, before any backend is opened."""
+    instruments = describe_instruments(job.suite)
     return {
         "schema": SCHEMA,
         "harness_version": __version__,
@@ -52,6 +54,8 @@ def new_record(
         "metrics": {name: _metric(name) for name in METRICS if any(name in step.metrics for step in steps)},
         "diversity": DIVERSITY if job.suite.diversity else {},
         "set_metrics": describe(job.suite),
+        "instruments": instruments,
+        "measures": describe_measures(instruments),
         "speed": _speed(job.suite.speed),
         "environment": environment.describe(),
         "warnings": [],

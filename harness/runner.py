@@ -21,6 +21,7 @@ from harness.datasets import Dataset, dataset_hash, limit, open_dataset
 from harness.degrade import make_input, sample_seed
 from harness.diversity import measure_diversity
 from harness.errors import BackendError, ConfigError, one_line
+from harness.fairness.readings import describe_instruments, measure_readings
 from harness.images import centre_square, load
 from harness.metrics import preflight
 from harness.plan import CLEAN, BackendSpec, Job, Step, parse_backend, plan
@@ -51,6 +52,7 @@ def run(job: Job, progress: Progress) -> RunFolder:
     specs, credentials = backend_specs(job), load_credentials(job.credentials)
     preflight(job.suite.used_metrics)
     describe(job.suite)  # opens and checks the networks
+    describe_instruments(job.suite)
     dataset = open_dataset(job.dataset)
     if job.limit is not None:
         dataset = limit(dataset, job.limit, job.suite.seed)
@@ -149,6 +151,7 @@ class Run:
             score_run(self.folder, self.progress)
             measure_diversity(self.folder, self.progress)
             measure_sets(self.folder, self.progress)
+            measure_readings(self.folder, self.progress)
         except BaseException as error:
             self._write_record("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise

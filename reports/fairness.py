@@ -33,7 +33,7 @@ def section(run: Run) -> Section:
     """The whole section."""
     if run.table("groups").empty:
         return Section("groups", "Fairness", gaps=not_measured(run, *TABLES))
-    audited = bool(run.record["fairness"])
+    audited = bool(run.record["instruments"])
     tables = [*_claims(run), *_by_group(run), *_gaps(run), *_searched(run), *(_faces(run) if audited else ())]
     absent = not_measured(run, "gaps", *(FACES if audited else ()))
     return Section("groups", "Fairness", [*_lead(run)], [t for t in tables if t.rows], absent)
@@ -53,7 +53,7 @@ def _lead(run: Run) -> Iterator[str]:
         "Benjamini and Hochberg over everything else. No disparity: the 90 % interval of every group's contrast lies "
         "within the margin. Inconclusive: neither."
     )
-    if run.record["fairness"]:
+    if run.record["instruments"]:
         yield (
             "What an instrument reads in a face is that instrument's guess, not who somebody is. Its own noise is "
             "shown by the control arm, the ground truth saved once as PNG and once as JPEG; excess is what goes beyond."

@@ -99,8 +99,7 @@ class Run:
     @cached_property
     def measures(self) -> dict[str, dict[str, Any]]:
         """What run.json says of the metrics of images and of what instruments read in faces."""
-        read = self.record["fairness"].get("measures")
-        return {**self.record["metrics"], **(read if isinstance(read, dict) else {})}
+        return {**self.record["metrics"], **self.record["measures"]}
 
     def metrics(self, table: str = "summary") -> list[str]:
         """The metrics of a table, in the order of run.json."""
@@ -168,7 +167,7 @@ def _shaped(record: dict[str, Any]) -> dict[str, Any]:
     for key in ("backends", "warnings"):
         record[key] = record[key] if isinstance(record.get(key), list) else []
     record["backends"] = [b for b in record["backends"] if isinstance(b, dict)]
-    for key in ("metrics", "set_metrics"):
+    for key in ("metrics", "set_metrics", "measures"):
         record[key] = {k: v for k, v in record[key].items() if isinstance(v, dict)}
     return record
 

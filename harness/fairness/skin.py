@@ -26,6 +26,11 @@ MONK = "f6ede4 f3e7db f7ead0 eadaba d7bd96 a07e56 825c43 604134 3a312a 292420"
 GREY = 1.0
 """b* up to which ITA is not defined."""
 
+RECIPE = (
+    f"median CIELAB (D65) over rows {ROWS[0]:g} to {ROWS[1]:g} and columns {COLUMNS[0]:g} to {COLUMNS[1]:g} of the image; "
+    f"ITA where b* > {GREY:g}; Monk tone by CIEDE2000"
+)
+
 TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 WHITE = TO_XYZ.sum(axis=1)
 
