@@ -14,6 +14,7 @@ import pandas as pd
 from harness.datasets import UNKNOWN
 from harness.diversity import DIVERSITY
 from harness.fairness import groups as fairness
+from harness.fairness import tables as readings
 from harness.plan import CLEAN
 from harness.score import BASELINE, CONTROL, group_attributes, output_path, scale_of
 from harness.scores import Float, Scores, headline, mean_interval
@@ -86,7 +87,8 @@ def tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
         "diversity": diversity,
         "sets": sets,
     }
-    return {name: make(scores) for name, make in makers.items()}
+    made = {name: make(scores) for name, make in makers.items()}
+    return made | {name: _frame(name, rows) for name, rows in readings.tables(scores).items()}
 
 
 def write_tables(folder: RunFolder) -> dict[str, pd.DataFrame]:

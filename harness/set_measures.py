@@ -224,6 +224,13 @@ def set_estimates(folder: RunFolder, record: dict[str, Any]) -> list[dict[str, A
     return rows
 
 
+def load_features(folder: RunFolder, record: dict[str, Any], label: str, about: dict[str, str]) -> pd.DataFrame | None:
+    """The stored features of a backend by image, of the network that `about` in the record names; None for none."""
+    backend = next(b for b in record["backends"] if b["label"] == label)
+    path = _feature_file(folder, backend, about)
+    return _read_features(path) if path.exists() else None
+
+
 def _measures(record: dict[str, Any]) -> dict[str, dict[str, str]]:
     """What `describe` said when the run began; nothing for runs of versions that could not choose a network."""
     return {metric: about for metric, about in record.get("set_metrics", {}).items() if "network" in about}

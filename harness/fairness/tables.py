@@ -1,0 +1,416 @@
+"""What instruments read in the faces, as tables: flips, parity, calibration, perceptual distance, verification.
+
+`tables(scores)` gives rows by the name of each table; the columns are in `harness.audit`. A reading is of the photo
+("truth"), of the photo coded as JPEG (the control arm) or of an output.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from harness.datasets import UNKNOWN
+from harness.fairness import parity, perceptual, posterior, verification
+from harness.fairness.accuracy import confusion, corrected_shares, disagreement
+from harness.fairness.inference import goodness_of_fit, homogeneity, nested_interval, wilson
+from harness.fairness.probes import GAP, TREND, probe_effects
+from harness.fairness.readings import JPEG, PNG, SKIN, first_outputs, load_readings, said
+from harness.fairness.skin import regression_to_the_mean
+from harness.plan import AVERAGE, AVERAGE_NOISE, CLEAN
+from harness.score import CONTROL
+from harness.scores import Scores
+from harness.set_measures import load_features
+from harness.statistics import INSUFFICIENT
+from harness.suite import IDENTITY
+
+Row = dict[str, Any]
+Float = NDArray[np.float64]
+
+FMR = 0.001
+"""The false match rate that the threshold of verification is set at, over the impostor pairs of all groups."""
+FEATURES = "kid_attributes"
+"""The set measure whose stored features the group perceptual index is taken on."""
+TESTS = {"RDP": "homogeneity of the hit rates", "PR": "fit to the mix of the test set", "UCPR": "fit to equal shares"}
+
+
+@dataclass(frozen=True)
+class Reader:
+    """The readings of one instrument of a run, as labels or years."""
+
+    scores: Scores
+    name: str
+
+    @cached_property
+    def readings(self) -> pd.DataFrame:
+        """All that is stored (see `load_readings`)."""
+        return load_readings(self.scores.folder, self.scores.record, self.name)
+
+    @property
+    def labels(self) -> dict[str, list[str]]:
+        """The labels of each attribute that it tells apart; not of ages."""
+        about = self.scores.record["instruments"][self.name]["labels"]
+        return {attribute: list(labels) for attribute, labels in about.items() if labels and attribute != "age"}
+
+    @property
+    def backends(self) -> list[str]:
+        """The backends of the run that it has readings of."""
+        there = set(self.readings.index.get_level_values("backend"))
+        return [label for label in self.scores.labels if label in there]
+
+    def truth(self, attribute: str) -> "pd.Series[str]":
+        """What it reads in each photo; photos without a reading are left out."""
+        return said(first_outputs(self.readings, CONTROL, PNG), attribute).dropna()
+
+    def output(self, backend: str, attribute: str) -> "pd.Series[str]":
+        """What it reads in a backend's first outputs, or, of the control arm, in the photos coded as JPEG."""
+        encoding = JPEG if backend == CONTROL else PNG
+        return said(first_outputs(self.readings, backend, encoding), attribute).dropna()
+
+    def under(self, backend: str, condition: str, attribute: str) -> "pd.Series[str]":
+        """What it reads in a backend's outputs under a condition."""
+        index = self.readings.index.to_frame()
+        chosen = (index["backend"] == backend) & (index["condition"] == condition) & (index["sample"] == 0)
+        return said(self.readings[chosen], attribute).dropna().droplevel(["backend", "condition", "sample", "encoding"])
+
+    def samples(self, backend: str, attribute: str) -> pd.DataFrame:
+        """What it reads in all outputs of the images that have several: images x samples; incomplete ones left out."""
+        index = self.readings.index.to_frame()
+        mine = self.readings[(index["backend"] == backend) & (index["condition"] == CLEAN.name)]
+        table = said(mine, attribute).droplevel(["backend", "condition", "encoding"]).unstack("sample")
+        return table.dropna() if table.shape[1] > 1 else pd.DataFrame()
+
+
+def tables(scores: Scores) -> dict[str, list[Row]]:
+    """Every table of what instruments read; none where the suite asks for no instruments."""
+    readers = [Reader(scores, name) for name in scores.record.get("instruments", {}) if name not in (IDENTITY, SKIN)]
+    makers: dict[str, Callable[[Scores, list[Reader]], Iterator[Row]]] = {
+        "flips": _flips,
+        "excess_flips": _excess_flips,
+        "parity": _parity,
+        "posterior": _posterior,
+        "reliability": _reliability,
+        "perceptual": _perceptual,
+        "verification": _verification,
+        "indices": _indices,
+        "seeds": _seeds,
+        "probes": _probes,
+        "instruments": _instruments,
+        "disagreement": _disagreement,
+    }
+    return {name: list(make(scores, readers)) for name, make in makers.items()}
+
+
+# Flips
+
+
+def _flips(_: Scores, readers: list[Reader]) -> Iterator[Row]:
+    """How often a photo read as one group gives an output read as another."""
+    for reader in readers:
+        for attribute, classes in reader.labels.items():
+            truth = reader.truth(attribute)
+            for backend in reader.backends:
+                before, after = truth.align(reader.output(backend, attribute), join="inner")
+                who = {"backend": backend, "instrument": reader.name, "attribute": attribute}
+                for (old, new), count in parity.flip_matrix(before, after, classes=classes).stack().items():
+                    n = int((before == old).sum())
+                    low, high = wilson(int(count), n)
+                    known = {"rate": count / n, "low": low, "high": high} if n >= INSUFFICIENT else _NOTHING
+                    yield who | {"before": old, "after": new, "n": n, "count": int(count)} | known
+
+
+_NOTHING = {"rate": math.nan, "low": math.nan, "high": math.nan}
+
+
+def _excess_flips(scores: Scores, readers: list[Reader]) -> Iterator[Row]:
+    """Flips of each group, and what of them goes beyond the instrument's own noise on the same photos."""
+    for reader in readers:
+        for attribute in reader.labels:
+            truth, control = reader.truth(attribute), reader.output(CONTROL, attribute)
+            for backend in reader.backends:
+                flips = _differ(truth, reader.output(backend, attribute))
+                noise = _differ(truth, control).reindex(flips.index)
+                who = {"backend": backend, "instrument": reader.name, "attribute": attribute}
+                for group, members in _members(scores, flips.index, attribute):
+                    yield who | {"group": group} | _excess(flips[members], noise[members])
+
+
+def _differ(first: "pd.Series[str]", second: "pd.Series[str]") -> "pd.Series[float]":
+    first, second = first.align(second, join="inner")
+    return (first != second).astype(float)
+
+
+def _members(scores: Scores, images: pd.Index, attribute: str) -> Iterator[tuple[str, pd.Index]]:
+    """The groups of the attribute, and of race x gender, with their images; unknown ones left out."""
+    crossed = [a for a in ("race x gender",) if a in scores.attributes]
+    for by in [a for a in (attribute, *crossed) if a in scores.attributes]:
+        groups = scores.groups_of(by).reindex(images)
+        for group in sorted(set(groups.dropna()) - {UNKNOWN}):
+            yield str(group), images[(groups == group).to_numpy()]
+
+
+def _excess(flips: "pd.Series[float]", noise: "pd.Series[float]") -> Row:
+    n = len(flips)
+    if n < INSUFFICIENT:
+        return {"n": n} | _NOTHING | dict.fromkeys(("excess", "excess_low", "excess_high"), math.nan)
+    low, high = wilson(int(flips.sum()), n)
+    beyond = parity.excess_flips(flips.to_numpy(bool), noise.fillna(0).to_numpy(bool))
+    known = bool(noise.notna().all())
+    figures = (beyond.value, beyond.low, beyond.high) if known else (math.nan,) * 3
+    excess = dict(zip(("excess", "excess_low", "excess_high"), figures, strict=True))
+    return {"n": n, "rate": float(flips.mean()), "low": low, "high": high} | excess
+
+
+# Parity
+
+
+def _parity(scores: Scores, readers: list[Reader]) -> Iterator[Row]:
+    """RDP and PR of the outputs, and PR of outputs for inputs that say nothing (UCPR); valid tests beside them."""
+    for reader in readers:
+        for attribute, classes in reader.labels.items():
+            for backend in reader.backends:
+                who = {"backend": backend, "instrument": reader.name, "attribute": attribute}
+                found = [*_informed(reader, attribute, backend, classes), *_uninformed(reader, attribute, backend)]
+                yield from (who | row for row in found)
+
+
+def _informed(reader: Reader, attribute: str, backend: str, classes: list[str]) -> Iterator[Row]:
+    """RDP and PR against the data set's own labels, where the instrument knows them."""
+    if attribute not in reader.scores.attributes:
+        return
+    labels = reader.scores.groups_of(attribute)
+    labels, outputs = labels[labels.isin(classes)].align(reader.output(backend, attribute), join="inner")
+    if not len(labels):
+        return
+    errors = confusion(first_outputs(reader.readings, CONTROL, PNG).reindex(labels.index), labels, attribute)
+    rdp, mix = parity.rdp(labels, outputs), parity.p_pr(labels, classes=classes)
+    judged = rdp.table[rdp.table["share"].notna()]
+    p = homogeneity([int(hits) for hits in judged["hits"]], [int(n) for n in judged["n"]])
+    yield from _divergences("RDP", rdp, _corrected_rdp(errors, labels, outputs), p)
+    pr = parity.pr(outputs, mix)
+    shares = pd.Series(corrected_shares(errors.to_numpy(float), pr.table["share"].to_numpy(float)), classes)
+    p = goodness_of_fit([int(hits) for hits in pr.table["hits"]], list(mix))
+    yield from _divergences("PR", pr, (parity.chi2(shares, mix), parity.chebyshev(shares, mix)), p)
+
+
+def _corrected_rdp(errors: pd.DataFrame, labels: pd.Series, outputs: pd.Series) -> tuple[float, float]:
+    """RDP of the hit rates that remain when the classifier's errors on photos are taken out, group by group."""
+    classes, rates = list(errors.columns), {}
+    for group, members in labels.groupby(labels):
+        if len(members) >= INSUFFICIENT:
+            observed = parity.p_pr(outputs[members.index], classes=classes).to_numpy(float)
+            rates[group] = corrected_shares(errors.to_numpy(float), observed)[classes.index(str(group))]
+    p, q = parity.p_rdp(pd.Series(rates, dtype=float)), parity.uniform(list(rates))
+    return parity.chi2(p, q), parity.chebyshev(p, q)
+
+
+def _divergences(measure: str, found: parity.Parity, corrected: tuple[float, float], p: float, note: str = "") -> Any:  # noqa: ANN401
+    for name, value, adjusted in zip(("chi2", "Cheb"), (found.chi2, found.chebyshev), corrected, strict=True):
+        figures = {"measure": f"{measure}-{name}", "n": found.n, "value": value, "corrected": adjusted}
+        yield figures | {"p_value": p, "test": TESTS[measure], "note": note}
+
+
+def _uninformed(reader: Reader, attribute: str, backend: str) -> Iterator[Row]:
+    """PR against equal shares, of outputs for the average faces and for their noisy copies."""
+    part = (reader.scores.record["suite"]["content"]["fairness"] or {}).get("uninformative")
+    if not part or part["attribute"] != attribute:
+        return
+    record = next(b for b in reader.scores.record["backends"] if b["label"] == backend)
+    for condition, inputs in ((AVERAGE, "average faces"), (AVERAGE_NOISE, "noisy averages")):
+        seen = reader.under(backend, condition, attribute)
+        if condition == AVERAGE and record["deterministic"]:  # one output a group, however often it was asked
+            seen = seen.groupby(reader.scores.groups_of(attribute).reindex(seen.index)).first()
+        if len(seen):
+            equal = parity.uniform(reader.labels[attribute])
+            found = parity.pr(seen, equal)
+            p = goodness_of_fit([int(hits) for hits in found.table["hits"]], list(equal))
+            yield from _divergences("UCPR", found, (math.nan, math.nan), p, inputs)
+
+
+# Several outputs of an input
+
+
+def _calibrations(readers: list[Reader]) -> Iterator[tuple[Row, posterior.Calibration, int]]:
+    """CPR of each stochastic backend by the first instrument, for each attribute that it labels."""
+    for reader in readers[:1]:
+        for attribute, classes in reader.labels.items():
+            truth = reader.truth(attribute)
+            for backend in reader.backends:
+                samples = reader.samples(backend, attribute)
+                samples = samples[samples.index.isin(truth.index)]
+                if backend != CONTROL and len(samples) >= INSUFFICIENT:
+                    found = posterior.calibration(truth[samples.index], samples.to_numpy(str), classes=classes)
+                    yield {"backend": backend, "attribute": attribute}, found, samples.shape[1]
+
+
+def _posterior(_: Scores, readers: list[Reader]) -> Iterator[Row]:
+    for who, found, samples in _calibrations(readers):
+        for group, row in found.groups.iterrows():
+            figures = {"n": int(row["n"]), "samples": samples, "share": row["samples"], "truth": row["truth"]}
+            yield who | {"group": group} | figures | {"p_value": row["p_value"]}
+        whole = {"group": "all, by bins", "n": found.n, "samples": samples, "share": math.nan, "truth": math.nan}
+        yield who | whole | {"p_value": found.p_value}
+
+
+def _reliability(_: Scores, readers: list[Reader]) -> Iterator[Row]:
+    for who, found, _samples in _calibrations(readers):
+        yield from (who | row for row in found.reliability.to_dict("records"))
+
+
+def _seeds(scores: Scores, readers: list[Reader]) -> Iterator[Row]:
+    """What the seed alone changes: the rate of flips over all outputs of an input, and its spread between seeds."""
+    for reader in readers[:1]:
+        for attribute in reader.labels:
+            truth = reader.truth(attribute)
+            for backend in reader.backends:
+                samples = reader.samples(backend, attribute)
+                samples = samples[samples.index.isin(truth.index)]
+                if backend == CONTROL or samples.empty:
+                    continue
+                flips = samples.ne(truth.reindex(samples.index), axis=0).astype(float)
+                for group, members in [("all", flips.index), *_members(scores, flips.index, attribute)]:
+                    if len(members) >= INSUFFICIENT:
+                        figures = nested_interval(flips.loc[members].to_numpy(float))
+                        row = dict(zip(("mean", "low", "high", "seed_sd"), figures, strict=True))
+                        who = {"backend": backend, "metric": f"{attribute}_flip_{reader.name}", "group": group}
+                        yield who | {"n": len(members), "samples": flips.shape[1]} | row
+
+
+# Sets of faces
+
+
+def _perceptual(scores: Scores, _: list[Reader]) -> Iterator[Row]:
+    """GPI, precision and recall of each group, on the stored features of the attribute network."""
+    about = scores.record["set_metrics"].get(FEATURES)
+    photos = load_features(scores.folder, scores.record, CONTROL, about) if about else None
+    if about is None or photos is None:
+        return
+    for backend in scores.labels:
+        outputs = load_features(scores.folder, scores.record, backend, about)
+        if backend == CONTROL or outputs is None:
+            continue
+        paired = photos.loc[outputs.index].to_numpy(float)
+        for attribute in [a for a in scores.attributes if a in {"race", "gender", "race x gender"}]:
+            groups = scores.groups_of(attribute).reindex(outputs.index)
+            known = (groups != UNKNOWN).to_numpy()
+            table = perceptual.group_measures(outputs.to_numpy(float)[known], paired[known], groups=groups[known])
+            for group, rows in table.groupby("group", sort=False):
+                figures = rows.set_index("measure")
+                gpi = figures.loc["gpi"]
+                bounds = {"n": int(gpi["n"]), "gpi": gpi["value"], "low": gpi["low"], "high": gpi["high"]}
+                shares = {name: figures.loc[name, "value"] for name in ("precision", "recall")}
+                yield {"backend": backend, "group": group} | bounds | shares
+
+
+# Identity
+
+
+def _rates(scores: Scores) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Errors of verification by race, for each backend: photos against other photos set the threshold."""
+    if IDENTITY not in scores.record.get("instruments", {}) or "race" not in scores.attributes:
+        return
+    readings = load_readings(scores.folder, scores.record, IDENTITY)
+    photos = _found(first_outputs(readings, CONTROL, PNG))
+    groups = scores.groups_of("race").reindex(photos.index)
+    photos = photos[(groups != UNKNOWN).to_numpy()]
+    impostors = verification.impostor_distances(
+        photos.to_numpy(float), photos.to_numpy(float), groups=groups[photos.index]
+    )
+    for backend in scores.labels:
+        outputs = _found(first_outputs(readings, backend, JPEG if backend == CONTROL else PNG))
+        outputs = outputs[outputs.index.isin(photos.index)]
+        if len(outputs):
+            genuine = verification.genuine_distances(
+                outputs.to_numpy(float), photos.loc[outputs.index].to_numpy(float), groups=groups[outputs.index]
+            )
+            mine = {group: impostors[group] for group in genuine}
+            yield backend, verification.at_one_threshold(genuine, mine, fmr=FMR)
+
+
+def _found(readings: pd.DataFrame) -> pd.DataFrame:
+    return readings[readings["found"].astype(bool)].drop(columns="found")
+
+
+def _verification(scores: Scores, _: list[Reader]) -> Iterator[Row]:
+    for backend, rates in _rates(scores):
+        for group, row in rates.iterrows():
+            note = "" if row["status"] == "ok" else str(row["status"])
+            figures = {"n": int(row["n"]), "fnmr": row["fnmr"], "low": row["fnmr_low"], "high": row["fnmr_high"]}
+            pairs = {"threshold": row["threshold"], "fmr": row["fmr"], "impostor_pairs": int(row["pairs"])}
+            yield {"backend": backend, "group": group} | figures | pairs | {"note": note}
+
+
+def _indices(scores: Scores, _: list[Reader]) -> Iterator[Row]:
+    for backend, rates in _rates(scores):
+        figures = asdict(verification.disparity(rates, alpha=0.5))
+        for name in ("garbe", "fdr", "ir", "max_geomean_fmr", "max_geomean_fnmr"):
+            yield {"backend": backend, "index": f"{name} (alpha 0.5)", "value": figures[name]}
+    if SKIN in scores.record.get("instruments", {}):
+        yield from _slopes(scores)
+
+
+def _slopes(scores: Scores) -> Iterator[Row]:
+    """Slope of the skin's shift in lightness on the photo's lightness: negative is regression to the mean."""
+    photos = first_outputs(load_readings(scores.folder, scores.record, SKIN), CONTROL, PNG)["L"]
+    shifts = scores.values("skin_dl")
+    for backend in shifts:
+        shift = shifts[backend].dropna()
+        slope = regression_to_the_mean(shift, photos.reindex(shift.index))
+        yield {"backend": backend, "index": "slope of dL* on the photo's L*", "value": slope.value}
+
+
+# Counterfactual series
+
+
+def _probes(scores: Scores, _: list[Reader]) -> Iterator[Row]:
+    """The effect of the cue that a counterfactual series moves, on every measure: the trend and the largest gap."""
+    if "base" not in scores.images:
+        return
+    cue = next(a for a in ("tone", "light") if a in scores.images)
+    where = scores.images.set_index("image")[["base", cue]].rename(columns={cue: "level"})
+    for metric in scores.measures:
+        table = scores.values(metric)
+        for backend in (b for b in table if b != CONTROL):
+            effects = probe_effects(where.join(table[backend].rename("value"), how="inner")).set_index("term")
+            for term in (TREND, GAP):
+                row = effects.loc[term]
+                figures = {"effect": row["estimate"], "low": row["low"], "high": row["high"]}
+                who = {"backend": backend, "metric": metric, "level": f"{cue}: {term}", "n": int(row["bases"])}
+                yield who | figures | {"p_value": row["p_value"]}
+
+
+# The instruments themselves
+
+
+def _instruments(scores: Scores, readers: list[Reader]) -> Iterator[Row]:
+    """How often an instrument says of a photo what the data set says, by group."""
+    for reader in readers:
+        for attribute, classes in reader.labels.items():
+            if attribute not in scores.attributes:
+                continue
+            seen = said(first_outputs(reader.readings, CONTROL, PNG), attribute)
+            labels = scores.groups_of(attribute).reindex(seen.index)
+            labels = labels[labels.isin(classes)]
+            for group, members in [("all", labels.index), *_members(scores, labels.index, attribute)]:
+                here = seen[members].dropna()
+                right = int((here == labels[here.index]).sum())
+                low, high = wilson(right, len(here))
+                accuracy = right / len(here) if len(here) else math.nan
+                who = {"instrument": reader.name, "attribute": attribute, "group": group, "n": len(here)}
+                yield who | {"accuracy": accuracy, "low": low, "high": high, "missing": len(members) - len(here)}
+
+
+def _disagreement(scores: Scores, readers: list[Reader]) -> Iterator[Row]:
+    for i, first in enumerate(readers):
+        for second in readers[i + 1 :]:
+            one, two = (first_outputs(reader.readings, CONTROL, PNG) for reader in (first, second))
+            one, two = one.align(two, join="inner", axis=0)
+            by = next((a for a in ("race", *scores.attributes) if a in scores.attributes), None)
+            groups = scores.groups_of(by).reindex(one.index) if by else pd.Series("all", one.index)
+            for row in disagreement(one, two, groups).to_dict("records"):
+                named = {"first": first.name, "second": second.name, "rate": row["disagreement"]}
+                yield named | {key: row[key] for key in ("attribute", "group", "n", "low", "high")}
