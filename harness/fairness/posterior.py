@@ -63,7 +63,7 @@ class _Bins:
     def expected(self) -> Float:
         """Share of truths in the group for each bin under the null, NaN where nothing falls."""
         n = self.n.sum(axis=0)
-        return np.divide(self.hits.sum(axis=0), n, out=np.full(len(n), np.nan), where=n > 0)
+        return np.asarray(np.divide(self.hits.sum(axis=0), n, out=np.full(len(n), np.nan), where=n > 0))
 
     def distances(self) -> Float:
         """Squared distances from the null's mean, each bin in units of the null's variance, summed: (swaps + 1,)."""
