@@ -41,7 +41,7 @@ def test_posterior_samplers_are_rejected_at_the_level() -> None:
     rng = np.random.default_rng(0)
     rejected, means, inside = [], [], []
     for _ in range(300):
-        seen = NAMES[draws(rng, posteriors(rng, 150), 5)]
+        seen = NAMES[draws(rng, posteriors(rng, 100), 5)]
         found = calibration(seen[:, 0], seen[:, 1:], classes=CLASSES, swaps=199)
         rejected.append(found.p_value <= 0.05)
         means.append((found.groups["p_value"] <= 0.05).mean())
