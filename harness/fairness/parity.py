@@ -49,7 +49,8 @@ def hit_rates(labels: Texts, predictions: Texts, *, groups: Texts) -> pd.DataFra
     """
     hits = pd.Series(np.asarray(labels, str) == np.asarray(predictions, str)).groupby(np.asarray(groups, str))
     counts = hits.agg(n="size", hits="sum").rename_axis("group")
-    return counts.join(wilson(counts["hits"], counts["n"]))
+    rates: pd.DataFrame = counts.join(wilson(counts["hits"], counts["n"]))
+    return rates
 
 
 def wilson(hits: pd.Series, n: pd.Series) -> pd.DataFrame:
@@ -78,7 +79,7 @@ def chi2(p: pd.Series, q: pd.Series) -> float:
 
     Infinite where q lacks a group that p has; a group that both lack counts nothing.
     """
-    return float(np.square(p - q).div(q).sum(min_count=2))
+    return float(((p - q) ** 2 / q).sum(min_count=2))
 
 
 def chebyshev(p: pd.Series, q: pd.Series) -> float:

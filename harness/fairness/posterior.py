@@ -10,7 +10,6 @@ truth of each input with one of its draws, chosen at random; what the reliabilit
 The truth is what the same network sees in the photo, not its label, so that its errors are in all draws alike.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,7 +49,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class _Bins:
-    """One group, for the truths as they are and after each swap: (swaps + 1, bins) each.
+    """Counts by group, for the truths as they are and after each swap, and bin: (groups, swaps + 1, bins) each.
 
     n, number of inputs; hits, truths in the group; shares, sum of the inputs' shares of samples in the group.
     """
@@ -59,35 +58,32 @@ class _Bins:
     hits: Float
     shares: Float
 
-    @property
     def expected(self) -> Float:
-        """Share of truths in the group for each bin under the null, NaN where nothing falls."""
-        n = self.n.sum(axis=0)
-        return np.divide(self.hits.sum(axis=0), n, out=np.full(len(n), np.nan), where=n > 0)
+        """Share of truths in the group under the null, for each group and bin; NaN where nothing falls."""
+        return _over(self.hits.sum(axis=1), self.n.sum(axis=1))
 
     def distances(self) -> Float:
         """Squared distances from the null's mean, each bin in units of the null's variance, summed: (swaps + 1,)."""
-        squares = np.square(self.hits - np.nan_to_num(self.expected) * self.n)
-        variance = squares.mean(axis=0)
-        distances: Float = (squares / np.where(variance > 0, variance, 1)).sum(axis=1)
+        squares = np.square(self.hits - np.nan_to_num(self.expected())[:, None] * self.n)
+        variance = squares.mean(axis=1, keepdims=True)
+        distances: Float = (squares / np.where(variance > 0, variance, 1)).sum(axis=(0, 2))
         return distances
 
 
 def calibration(
     truths: Texts, samples: NDArray[np.str_], *, classes: Sequence[str], swaps: int = REPLICATES
 ) -> Calibration:
-    """Test CPR on the groups seen in N photos, `truths`, and in their (N, K) samples.
+    """Test CPR on the groups seen in N photos, `truths`, and in their (N, K) samples, K >= 1.
 
     Raises:
         ConfigError: a group is none of the classes.
     """
     draws = np.column_stack([codes(truths, classes), codes(samples.ravel(), classes).reshape(samples.shape)])
     truth = _swapped(draws, swaps)
-    bins = [_bins(draws == a, truth == a) for a in range(len(classes))]
-    groups = pd.DataFrame([_difference(draws == a, b) for a, b in enumerate(bins)], pd.Index(classes, name="group"))
-    tables = pd.concat([_reliability(b) for b in bins], keys=classes, names=["group", None]).reset_index("group")
-    p_value = _p_value(np.sum([b.distances() for b in bins], axis=0))
-    return Calibration(groups, tables.reset_index(drop=True), p_value, len(draws))
+    bins = _Bins(*np.stack([_binned(draws == a, truth == a) for a in range(len(classes))], axis=1))
+    groups = pd.DataFrame([_difference(draws == a) for a in range(len(classes))], pd.Index(classes, name="group"))
+    groups["p_value"] = [_p_value(np.abs(d)) for d in (bins.hits - bins.shares).sum(axis=2)]
+    return Calibration(groups, _reliability(bins, classes), _p_value(bins.distances()), len(draws))
 
 
 def _swapped(draws: Integers, swaps: int) -> Integers:
@@ -98,35 +94,35 @@ def _swapped(draws: Integers, swaps: int) -> Integers:
     return draws[np.arange(n), chosen]
 
 
-def _bins(draws: Flags, truth: Flags) -> _Bins:
-    """From whether the draws (N, K + 1) and the swapped truths (swaps + 1, N) are in the group."""
+def _binned(draws: Flags, truth: Flags) -> Float:
+    """`_Bins` of one group, from whether the draws (N, K + 1) and the swapped truths (swaps + 1, N) are in it."""
     shares = (draws.sum(axis=1) - truth) / (draws.shape[1] - 1)
     cells = (np.rint(TENTHS * shares) + (TENTHS + 1) * np.arange(len(truth))[:, None]).astype(np.intp).ravel()
     sums = [np.bincount(cells, w, len(truth) * (TENTHS + 1)) for w in (None, truth.ravel(), shares.ravel())]
-    return _Bins(*(s.reshape(len(truth), -1).astype(float) for s in sums))
+    return np.array(sums, float).reshape(3, len(truth), -1)
 
 
-def _difference(draws: Flags, bins: _Bins) -> dict[str, float]:
+def _difference(draws: Flags) -> dict[str, float]:
     """The row of a group: truths against samples over all inputs."""
-    n, truth, samples = len(draws), draws[:, 0], draws[:, 1:].mean(axis=1)
-    low, high = bootstrap_interval(truth - samples)
-    row = {"n": n, "truth": truth.mean(), "samples": samples.mean(), "difference": (truth - samples).mean()}
-    return row | {"low": low, "high": high, "p_value": _p_value(np.abs((bins.hits - bins.shares).sum(axis=1)))}
+    truth, samples = draws[:, 0], draws[:, 1:].mean(axis=1)
+    difference = truth - samples
+    low, high = bootstrap_interval(difference)
+    row = {"n": len(draws), "truth": truth.mean(), "samples": samples.mean(), "difference": difference.mean()}
+    return row | {"low": low, "high": high}
 
 
-def _reliability(bins: _Bins) -> pd.DataFrame:
-    table = pd.DataFrame({"n": bins.n[0], "share": bins.shares[0], "expected": bins.expected})
-    rates = np.divide(bins.hits, bins.n, out=np.full(bins.n.shape, np.nan), where=bins.n > 0)
-    table = table.assign(share=table["share"] / table["n"].where(table["n"] > 0), **_band(rates))
-    observed = wilson(pd.Series(bins.hits[0]), table["n"]).rename(columns={"rate": "observed"})
-    return table.join(observed)[table["n"] > 0]
+def _reliability(bins: _Bins, classes: Sequence[str]) -> pd.DataFrame:
+    occurs = bins.n[:, 0] > 0
+    rates = _over(bins.hits, bins.n).transpose(1, 0, 2)[:, occurs]
+    low, high = np.nanquantile(rates, [0.025, 0.975], axis=0)
+    n, hits, shares = (counts[:, 0][occurs] for counts in (bins.n, bins.hits, bins.shares))
+    table = pd.DataFrame({"group": np.repeat(classes, occurs.sum(axis=1)), "n": n.astype(int), "share": shares / n})
+    table = table.join(wilson(pd.Series(hits), table["n"]).rename(columns={"rate": "observed"}))
+    return table.assign(expected=bins.expected()[occurs], expected_low=low, expected_high=high)
 
 
-def _band(rates: Float) -> dict[str, Float]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # bins into which nothing ever falls
-        low, high = np.nanquantile(rates, [0.025, 0.975], axis=0)
-    return {"expected_low": low, "expected_high": high}
+def _over(hits: Float, n: Float) -> Float:
+    return np.asarray(np.divide(hits, n, out=np.full(n.shape, np.nan), where=n > 0))
 
 
 def _p_value(statistics: Float) -> float:

@@ -107,7 +107,7 @@ def monk_tones() -> Float:
 
 
 def skin_shift(photos: pd.DataFrame, outputs: pd.DataFrame) -> pd.DataFrame:
-    """From readings of one index: skin_dl, skin_da, skin_db, skin_dita (degrees), skin_de, monk_shift (tones, + darker).
+    """From readings of one index: skin_dl, skin_da, skin_db, skin_dita (degrees), skin_de, monk_shift (+ is darker).
 
     skin_dita is NaN where one of the two has no ITA: count those.
     """

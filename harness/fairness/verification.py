@@ -85,8 +85,8 @@ def _rates(genuine: Distances, impostors: Distances, thresholds: pd.Series, *, f
     table = pd.DataFrame({"threshold": thresholds}).rename_axis("group")
     table["pairs"] = [len(impostors[group]) for group in table.index]
     table["n"] = [len(genuine[group]) for group in table.index]
-    table["false_matches"] = [int((impostors[group] < t).sum()) for group, t in thresholds.items()]
-    table["false_non_matches"] = [int((genuine[group] >= t).sum()) for group, t in thresholds.items()]
+    table["false_matches"] = [int((impostors[group] < thresholds[group]).sum()) for group in table.index]
+    table["false_non_matches"] = [int((genuine[group] >= thresholds[group]).sum()) for group in table.index]
     known = table["threshold"].notna()
     for rate, errors, count in (("fmr", "false_matches", "pairs"), ("fnmr", "false_non_matches", "n")):
         found = wilson(table[errors], table[count].where(known))
@@ -124,7 +124,8 @@ def disparity(rates: pd.DataFrame, *, alpha: float) -> Disparity:
     """Indices of a table of error rates, over its groups whose status is "ok"."""
     judged = rates[rates["status"] == "ok"]
     if len(judged) < 2:
-        return Disparity(*[math.nan] * 5, alpha, len(judged))
+        nan = math.nan
+        return Disparity(nan, nan, nan, nan, nan, alpha, len(judged))
     fmr, fnmr = judged["fmr"], judged["fnmr"]
     return Disparity(
         alpha * gini(fmr) + (1 - alpha) * gini(fnmr),
