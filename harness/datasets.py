@@ -176,9 +176,7 @@ def open_dataset(spec: str) -> Dataset:
     records, notes = _records(found)
     licence = LICENCES.get(kind, UNKNOWN)
     series, attributes = kind == "counterfactual", tuple(found.attributes)
-    return Dataset(
-        name, spec, licence, series or kind == "synthetic", attributes, records, found.notes + notes, series
-    )
+    return Dataset(name, spec, licence, series or kind == "synthetic", attributes, records, found.notes + notes, series)
 
 
 def limit(dataset: Dataset, n: int, seed: int = 0) -> Dataset:
@@ -248,7 +246,9 @@ def _parse(spec: str) -> tuple[str, Path, str]:
         return kind, Path(), ""
     if kind == "counterfactual":
         if rest not in CUES:
-            raise DatasetError(f"{one_line(spec)}: unknown cue; write counterfactual:{' or counterfactual:'.join(CUES)}")
+            raise DatasetError(
+                f"{one_line(spec)}: unknown cue; write counterfactual:{' or counterfactual:'.join(CUES)}"
+            )
         return kind, Path(rest), ""
     path, _, split = rest.rpartition("#") if "#" in rest and not _place(rest) else (rest, "", "")
     if not path:
