@@ -1,10 +1,8 @@
 """The effect of one cue alone: contrasts within counterfactual series, where each base portrait is its own control.
 
-The unit is the base portrait: intervals resample bases with all their levels, and the tests permute levels within each
-base. Levels are ordered; the trend is over their rank (1, 2, ...), since the steps of a scale need not be even.
+The unit is the base portrait: intervals and the test of the trend draw bases with all their levels. Levels are ordered;
+the trend is over their rank (1, 2, ...), since the steps of a scale need not be even.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -19,27 +17,20 @@ TREND = "trend per level"
 GAP = "largest - smallest"
 
 
-@dataclass(frozen=True)
-class _Null:
-    """What permuting the levels within each base gives, `m` times: (m,) trends and gaps."""
-
-    trend: Float
-    gap: Float
-
-
 def probe_effects(values: pd.DataFrame, reference: str | None = None) -> pd.DataFrame:
     """The effect of a cue on one measure, from `values` of columns base, level and value (a row per edited image).
 
     One row per `term`, with 95 % percentile bootstrap intervals over bases:
     - each level: the mean contrast within bases to the mean over all levels, or to the level `reference`;
-    - "trend per level": the mean slope of value on the level's rank, with a two-sided permutation test;
-    - "largest - smallest": of the level means. It is positive under no effect, so its test and `null_mean` and
-      `null_p95` say what chance gives; its interval is of the two levels that were the largest and smallest here,
-      and is too optimistic for having chosen them.
+    - "trend per level": the mean slope of value on the level's rank. Its test flips the signs of whole bases' slopes:
+      the null is that the slopes of faces lie evenly about 0;
+    - "largest - smallest" of the level means, positive even under no effect. Its test permutes the levels within each
+      base: the null is that the cue changes nothing in any face, which can be wrong without a trend. Its interval is
+      of the two levels that were the largest and smallest here, and too narrow for having chosen them.
 
-    The permutation tests shuffle the levels within each base; p = (b + 1) / (m + 1) (Phipson and Smyth 2010). Bases
-    that lack a level, or have a value that is not finite, are left out and counted in `dropped`; with fewer than 30
-    bases the `status` is "insufficient".
+    `null_mean` and `null_p95` are of the size (without sign) that the null gives; p = (b + 1) / (m + 1) (Phipson and
+    Smyth 2010). Bases that lack a level, or have a value that is not finite, are left out and counted in `dropped`;
+    with fewer than 30 bases the `status` is "insufficient".
 
     Raises:
         ValueError: a base has a level twice, there are fewer than two levels, or the reference is none of them.
@@ -72,16 +63,14 @@ def _rows(table: pd.DataFrame, reference: str | None) -> list[dict[str, object]]
 
 def _tests(y: Float, means: Float) -> list[dict[str, object]]:
     """The rows of the trend and of the gap."""
-    null = _permuted(y)
-    observed = y.mean(axis=0)
-    weights = _slope_weights(len(observed))
-    slope, gap = float(observed @ weights), float(np.ptp(observed))
-    top, bottom = observed.argmax(), observed.argmin()
-    trend = {"p_value": _p_value(abs(null.trend), abs(slope)), **_noise(null.trend)}
-    spread = {"p_value": _p_value(null.gap, gap), **_noise(null.gap)}
+    weights = _slope_weights(y.shape[1])
+    slopes, observed = y @ weights, y.mean(axis=0)
+    gap = float(np.ptp(observed))
+    chosen = means[:, observed.argmax()] - means[:, observed.argmin()]
+    trend = _test(abs(_flipped(slopes)), abs(slopes.mean()))
     return [
-        {"term": TREND, "estimate": slope} | _interval(means @ weights) | trend,
-        {"term": GAP, "estimate": gap} | _interval(means[:, top] - means[:, bottom]) | spread,
+        {"term": TREND, "estimate": float(slopes.mean())} | _interval(means @ weights) | trend,
+        {"term": GAP, "estimate": gap} | _interval(chosen) | _test(_permuted_gaps(y), gap),
     ]
 
 
@@ -93,14 +82,21 @@ def _resampled_means(y: Float) -> Float:
     return means
 
 
-def _permuted(y: Float) -> _Null:
-    """Trends and gaps after permuting the levels within each base."""
-    rng = np.random.default_rng(20260105)
+def _flipped(slopes: Float) -> Float:
+    """Mean slopes after flipping the signs of bases at random, (REPLICATES,)."""
+    signs = np.random.default_rng(20260105).choice([-1.0, 1.0], (REPLICATES, len(slopes)))
+    means: Float = signs @ slopes / len(slopes)
+    return means
+
+
+def _permuted_gaps(y: Float) -> Float:
+    """Largest minus smallest level mean after permuting the levels within each base, (REPLICATES,)."""
+    rng = np.random.default_rng(20260106)
     total = np.zeros((REPLICATES, y.shape[1]))
     for row in y:
         total += rng.permuted(np.broadcast_to(row, total.shape), axis=1)
-    means = total / len(y)
-    return _Null(means @ _slope_weights(y.shape[1]), np.ptp(means, axis=1))
+    gaps: Float = np.ptp(total / len(y), axis=1)
+    return gaps
 
 
 def _slope_weights(levels: int) -> Float:
@@ -115,10 +111,8 @@ def _interval(estimates: Float) -> dict[str, float]:
     return {"low": float(low), "high": float(high)}
 
 
-def _noise(null: Float) -> dict[str, float]:
-    return {"null_mean": float(null.mean()), "null_p95": float(np.quantile(null, 0.95))}
-
-
-def _p_value(null: Float, observed: float) -> float:
+def _test(null: Float, observed: float) -> dict[str, float]:
+    """The p-value of an observed size, and what its null gives."""
     above = int((null >= observed * (1 - 1e-12)).sum())
-    return (above + 1) / (len(null) + 1)
+    p_value = (above + 1) / (len(null) + 1)
+    return {"p_value": p_value, "null_mean": float(null.mean()), "null_p95": float(np.quantile(null, 0.95))}

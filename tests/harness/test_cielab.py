@@ -1,0 +1,35 @@
+"""CIELAB and CIEDE2000 against an independent implementation, and the Monk scale."""
+
+import numpy as np
+import pytest
+from skimage import color
+
+from harness.cielab import delta_e, from_lab, monk_lab, to_lab
+
+
+def colours(seed: int) -> np.ndarray:
+    """A thousand sRGB colours, black, white and greys among them."""
+    drawn = np.random.default_rng(seed).integers(0, 256, (1000, 3), dtype=np.uint8)
+    drawn[:3] = [[0, 0, 0], [255, 255, 255], [128, 128, 128]]
+    return drawn
+
+
+def test_cielab_is_that_of_scikit_image() -> None:
+    """Colours agree to 0.01, and come back from CIELAB as they were."""
+    image = colours(1)
+    assert abs(to_lab(image) - color.rgb2lab(image)).max() < 0.01
+    assert abs(from_lab(to_lab(image)) - image).max() < 1e-6
+
+
+def test_colour_differences_are_those_of_scikit_image() -> None:
+    """CIEDE2000 of random pairs, and of greys, is that of an independent implementation."""
+    first, second = to_lab(colours(2)), to_lab(colours(3)[::-1].copy())
+    first[:100, 1:] = 0
+    assert delta_e(first, second) == pytest.approx(color.deltaE_ciede2000(first, second), abs=1e-9)
+    assert delta_e(first, first).max() == 0
+
+
+def test_the_monk_scale_has_its_known_lightness() -> None:
+    """L* of the ten swatches falls from 94.2 to 14.6, but for the step from tone 2 to tone 3."""
+    lightness = monk_lab()[:, 0]
+    assert lightness.round(1).tolist() == [94.2, 92.3, 93.1, 87.6, 77.9, 55.1, 42.5, 30.7, 21.1, 14.6]
