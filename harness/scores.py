@@ -50,7 +50,7 @@ class Scores:
     @cached_property
     def measures(self) -> dict[str, dict[str, Any]]:
         """What the record says of the metrics of images and of what instruments read in faces."""
-        return self.record["metrics"] | self.record.get("measures", {})
+        return {**self.record["metrics"], **self.record.get("measures", {})}
 
     @property
     def claims(self) -> list[dict[str, Any]]:

@@ -50,12 +50,12 @@ class Gap:
     p_value: float
 
 
-def gap_test(values: Float, groups: Sequence[str], permutations: int = REPLICATES) -> Gap:
+def gap_test(values: Float, groups: Sequence[str] | NDArray[np.str_], permutations: int = REPLICATES) -> Gap:
     """Permutation test of max - min of the group means: labels are shuffled over the images."""
     return gap_tests(values[:, None], groups, permutations)[0]
 
 
-def gap_tests(values: Float, groups: Sequence[str], permutations: int = REPLICATES) -> list[Gap]:
+def gap_tests(values: Float, groups: Sequence[str] | NDArray[np.str_], permutations: int = REPLICATES) -> list[Gap]:
     """The test of `gap_test` for each column of (images, measures) values, all with the same permutations."""
     _, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     observed = _spreads(codes[None], values)[0]

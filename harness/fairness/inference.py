@@ -109,7 +109,7 @@ class Contrast:
     p_value: float
 
 
-def contrasts(values: Float, groups: Sequence[str]) -> list[Contrast]:
+def contrasts(values: Float, groups: Sequence[str] | NDArray[np.str_]) -> list[Contrast]:
     """The contrast of each group, by name; none for fewer than two groups.
 
     Intervals are percentile bootstrap, each group resampled by itself. The two-sided p-values come from shuffled
@@ -142,7 +142,7 @@ def contrasts(values: Float, groups: Sequence[str]) -> list[Contrast]:
     ]
 
 
-def _groups(groups: Sequence[str]) -> tuple[list[str], Float]:
+def _groups(groups: Sequence[str] | NDArray[np.str_]) -> tuple[list[str], Float]:
     """The groups' names in order, and who is in which: an (images, groups) array of 0 and 1."""
     names, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     return names.tolist(), np.eye(len(names))[codes]
@@ -237,7 +237,7 @@ def equivalent(found: Sequence[Contrast], margin: float) -> bool:
     return bool(found) and all(-margin < contrast.low90 and contrast.high90 < margin for contrast in found)
 
 
-def smallest_effect(values: Float, groups: Sequence[str]) -> float:
+def smallest_effect(values: Float, groups: Sequence[str] | NDArray[np.str_]) -> float:
     """The true gap that the gap test at .05 would find with 80 % power, whichever group alone has it; NaN for none.
 
     In the unit of the values. Labels are shuffled over the deviations from the group means, which gives means that

@@ -324,7 +324,7 @@ def _numbers(name: str, about: About, outputs: pd.DataFrame, targets: pd.DataFra
         unread = (~known, f"{missing} in the target")
         yield from _rows(f"{IDENTITY}_similarity", "cosine", cosines, (~found, missing), unread)
     if name == SKIN:
-        shift = skin.skin_shift(targets, outputs)
+        shift = skin.skin_shift(targets.drop(columns="found"), outputs.drop(columns="found"))
         for metric, (_, unit) in SKIN_MEASURES.items():
             yield from _rows(metric, unit, shift[metric], (shift[metric].isna(), "no ITA of so grey a skin"))
     if missing == FACE_NOT_FOUND:

@@ -4,6 +4,7 @@
 ("truth"), of the photo coded as JPEG (the control arm) or of an output.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -81,7 +82,8 @@ class Reader:
         """What it reads in all outputs of the images that have several: images x samples; incomplete ones left out."""
         index = self.readings.index.to_frame()
         mine = self.readings[(index["backend"] == backend) & (index["condition"] == CLEAN.name)]
-        table = said(mine, attribute).droplevel(["backend", "condition", "encoding"]).unstack("sample")
+        labels = said(mine, attribute).rename("label").reset_index()
+        table = labels.pivot_table(index="image", columns="sample", values="label", aggfunc="first")
         return table.dropna() if table.shape[1] > 1 else pd.DataFrame()
 
 
@@ -116,11 +118,12 @@ def _flips(_: Scores, readers: list[Reader]) -> Iterator[Row]:
             for backend in reader.backends:
                 before, after = truth.align(reader.output(backend, attribute), join="inner")
                 who = {"backend": backend, "instrument": reader.name, "attribute": attribute}
-                for (old, new), count in parity.flip_matrix(before, after, classes=classes).stack().items():
-                    n = int((before == old).sum())
-                    low, high = wilson(int(count), n)
+                matrix = parity.flip_matrix(before, after, classes=classes)
+                for (old, row), new in itertools.product(matrix.iterrows(), classes):
+                    n, count = int(row.sum()), int(row[new])
+                    low, high = wilson(count, n)
                     known = {"rate": count / n, "low": low, "high": high} if n >= INSUFFICIENT else _NOTHING
-                    yield who | {"before": old, "after": new, "n": n, "count": int(count)} | known
+                    yield who | {"before": old, "after": new, "n": n, "count": count} | known
 
 
 _NOTHING = {"rate": math.nan, "low": math.nan, "high": math.nan}
@@ -158,7 +161,7 @@ def _excess(flips: "pd.Series[float]", noise: "pd.Series[float]") -> Row:
     if n < INSUFFICIENT:
         return {"n": n} | _NOTHING | dict.fromkeys(("excess", "excess_low", "excess_high"), math.nan)
     low, high = wilson(int(flips.sum()), n)
-    beyond = parity.excess_flips(flips.to_numpy(bool), noise.fillna(0).to_numpy(bool))
+    beyond = parity.excess_flips(np.asarray(flips, bool), np.asarray(noise.fillna(0), bool))
     known = bool(noise.notna().all())
     figures = (beyond.value, beyond.low, beyond.high) if known else (math.nan,) * 3
     excess = dict(zip(("excess", "excess_low", "excess_high"), figures, strict=True))
@@ -168,7 +171,7 @@ def _excess(flips: "pd.Series[float]", noise: "pd.Series[float]") -> Row:
 # Parity
 
 
-def _parity(scores: Scores, readers: list[Reader]) -> Iterator[Row]:
+def _parity(_: Scores, readers: list[Reader]) -> Iterator[Row]:
     """RDP and PR of the outputs, and PR of outputs for inputs that say nothing (UCPR); valid tests beside them."""
     for reader in readers:
         for attribute, classes in reader.labels.items():
@@ -258,7 +261,10 @@ def _posterior(_: Scores, readers: list[Reader]) -> Iterator[Row]:
 
 def _reliability(_: Scores, readers: list[Reader]) -> Iterator[Row]:
     for who, found, _samples in _calibrations(readers):
-        yield from (who | row for row in found.reliability.to_dict("records"))
+        rows: list[Row] = [
+            {str(key): value for key, value in row.items()} for row in found.reliability.to_dict("records")
+        ]
+        yield from (who | row for row in rows)
 
 
 def _seeds(scores: Scores, readers: list[Reader]) -> Iterator[Row]:
