@@ -71,13 +71,13 @@ def _gap(values: Float, groups: pd.Series) -> bool:
 
 def _rates(hits: NDArray[np.bool_], groups: pd.Series) -> bool:
     table = pd.Series(hits).groupby(groups).agg(["sum", "size"])
-    return homogeneity(list(table["sum"]), list(table["size"])) < LEVEL
+    return homogeneity(table["sum"], table["size"]) < LEVEL
 
 
 def _mix(rng: np.random.Generator, groups: pd.Series, n: int) -> bool:
     """Labels that an upscaler blind to its input would give `n` images, drawn from the true mix."""
     shares = groups.value_counts(normalize=True)
-    return goodness_of_fit(list(rng.multinomial(n, shares)), list(shares)) < LEVEL
+    return goodness_of_fit(rng.multinomial(n, shares), shares) < LEVEL
 
 
 def _contrasts(values: Float, groups: pd.Series) -> bool:

@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from harness.datasets import UNKNOWN
 from harness.statistics import INSUFFICIENT, REPLICATES, bootstrap_interval
@@ -41,14 +41,15 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def homogeneity(successes: Sequence[int], sizes: Sequence[int]) -> float:
+def homogeneity(successes: ArrayLike, sizes: ArrayLike) -> float:
     """p-value of equal rates in K groups: Pearson's chi-squared on the K x 2 table; NaN for fewer than two groups.
 
     Where a count below `ENOUGH_EXPECTED` is expected, labels are shuffled instead (tables of the same margins).
     """
     from scipy.stats import chi2_contingency
 
-    n, hits = np.array([(size, k) for size, k in zip(sizes, successes, strict=True) if size], int).reshape(-1, 2).T
+    n, hits = np.asarray(sizes), np.asarray(successes)
+    n, hits = n[n > 0], hits[n > 0]
     if len(n) < 2:
         return math.nan
     if hits.sum() in (0, n.sum()):
@@ -61,7 +62,7 @@ def homogeneity(successes: Sequence[int], sizes: Sequence[int]) -> float:
     return _p_value((drawn - expected) ** 2 @ weights, (hits - expected) ** 2 @ weights)
 
 
-def goodness_of_fit(counts: Sequence[int], shares: Sequence[float]) -> float:
+def goodness_of_fit(counts: ArrayLike, shares: ArrayLike) -> float:
     """p-value of `counts` as independent draws from groups of these true `shares`; NaN for fewer than two groups.
 
     Pearson's chi-squared; drawn multinomial counts give its distribution where fewer than `ENOUGH_EXPECTED` are
@@ -70,7 +71,7 @@ def goodness_of_fit(counts: Sequence[int], shares: Sequence[float]) -> float:
     """
     from scipy.stats import chisquare
 
-    observed, share = np.asarray(counts), np.asarray(shares) / np.sum(shares)
+    observed, share = np.asarray(counts), np.asarray(shares) / np.sum(np.asarray(shares))
     if observed[share == 0].any():
         return 0.0
     observed, share = observed[share > 0], share[share > 0]
