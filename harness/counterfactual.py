@@ -43,22 +43,23 @@ def skin_patch(shape: tuple[int, ...]) -> Bools:
 
 def face_region(shape: tuple[int, ...]) -> Float:
     """The face of an aligned portrait and what is in it, (H, W) in 0..1 with a soft edge."""
-    return _fade(_distance(shape, FACE), 1.0, 1.45)
+    return _fade(_distance(shape, FACE), 0.85, 1.15)
 
 
 def skin_mask(image: Uint8) -> Float:
     """How much of each pixel of an aligned portrait is skin, (H, W) in 0..1.
 
-    Skin lies in the face region, has about the hue of cheeks and nose, and is lighter than black and not much lighter
-    than the cheeks. Darker pixels count by how far they are from black, as mixtures of skin and hair do, so that an
-    edit leaves no rim. The limits move with the cheeks' own L*: dark skin is as much skin as light.
+    Skin lies in the face or beside it (ears, neck), has about the hue of cheeks and nose, and is lighter than black
+    and not much lighter than the cheeks. Darker pixels count by how far they are from black, as mixtures of skin and
+    hair do, so that an edit leaves no rim. The limits move with the cheeks' own L*: dark skin is as much skin as light.
     """
     lab = gaussian_filter(to_lab(image), (image.shape[0] / 90, image.shape[1] / 90, 0))
     tone = np.median(lab[skin_patch(image.shape)], axis=0)
     over = lab - tone
     hue = _fade(np.hypot(over[..., 1], over[..., 2]), 14, 34)
     glare = _fade(over[..., 0], 20, 45)
-    mask = face_region(image.shape) * hue * glare * _shade(lab[..., 0], tone[0])
+    near = _fade(_distance(image.shape, FACE), 1.0, 1.45)
+    mask = near * hue * glare * _shade(lab[..., 0], tone[0])
     return np.where(mask < 0.02, 0.0, mask)
 
 
@@ -96,14 +97,14 @@ def move(image: Uint8, cue: str, level: int) -> Uint8:
 def move_tone(image: Uint8, monk: int) -> Uint8:
     """An (H, W, 3) portrait whose skin has the Monk tone `monk`, 1..10, at its median.
 
-    Differences in L* from the median are kept, but bent so that they end at white and near black; differences in
-    hue shrink with the chroma of the tone, and shadows have less chroma, as on real skin.
+    Small differences in L* from the median are kept, larger ones bent so that they end at white and black;
+    differences in hue shrink with the chroma of the tone, and shadows have less chroma, as on real skin.
     """
     lab, mask = to_lab(image), skin_mask(image)
     tone, target = skin_tone(image, mask), monk_lab()[monk - 1]
     over = lab - tone
-    room = np.where(over[..., :1] > 0, 100 - target[0], 0.8 * target[0])
-    lightness = target[0] + room * np.tanh(over[..., :1] / room)
+    room = np.where(over[..., :1] > 0, 100 - target[0], target[0])
+    lightness = target[0] + over[..., :1] / (1 + abs(over[..., :1]) / room)
     saturation = np.clip(np.hypot(*target[1:]) / max(np.hypot(*tone[1:]), 1.0), 0.3, 1)
     hue = target[1:] * np.minimum(1, lightness / target[0]) + saturation * over[..., 1:]
     return _blend(image, np.concatenate([lightness, hue], axis=-1), mask)
@@ -135,7 +136,7 @@ def check_edit(original: Uint8, edited: Uint8, mask: Float, monk: int | None = N
     tone = delta_e(skin_tone(edited, mask), monk_lab()[monk - 1]) if monk else np.nan
     return {
         "outside": float(change[mask == 0].max(initial=0)),
-        "structure": float(np.corrcoef(gradients)[0, 1]),
+        "structure": _correlation(*gradients),
         "contrast": float(after[skin].std() / before[skin].std()),
         "delta_e": float(tone),
         "clipped": float((_clipped(edited) & ~_clipped(original))[skin].mean()),
@@ -165,6 +166,13 @@ def _one_series(image: Uint8, cue: str, network: Network) -> pd.DataFrame:
         frame[f"{attribute}_flip"] = (labels[1:] != labels[0]).to_numpy()
     years = said["age"][VALUE]
     return frame.assign(age_shift=(years[1:] - years[0]).to_numpy())
+
+
+def _correlation(first: Float, second: Float) -> float:
+    """Pearson's; 0 where one of them does not vary."""
+    first, second = first - first.mean(), second - second.mean()
+    norm = np.linalg.norm(first) * np.linalg.norm(second)
+    return float(first @ second / norm) if norm else 0.0
 
 
 def _distance(shape: tuple[int, ...], ellipse: Ellipse) -> Float:
