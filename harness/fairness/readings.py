@@ -8,7 +8,7 @@ the second is its own noise, and these comparisons are the rows of the control a
 ATTRIBUTE_flip_INSTRUMENT   1 if the output is called otherwise than the target (all attributes with labels but age)
 ATTRIBUTE_hit_INSTRUMENT    1 if the output is called what the data set says
 age_shift_INSTRUMENT        years that the output is older than the target
-identity_similarity         cosine of the face embeddings of output and target
+identity_similarity         cosine of the face embeddings of output and target, both cut where the target's face is
 face_missing_INSTRUMENT     1 if no face is found in the output, for instruments that search for it
 """
 
@@ -37,9 +37,10 @@ from harness.fairness.instruments import (
     years,
 )
 from harness.images import load
-from harness.networks import BATCH, PIXELS, VALUE
+from harness.networks import BATCH, PIXELS
 from harness.plan import CLEAN
-from harness.score import CONTROL, identity as row_identity, image_labels, output_path, scale_of
+from harness.score import CONTROL, image_labels, output_path, scale_of
+from harness.score import identity as row_identity
 from harness.store import Row, RunFolder, equal_sizes, is_whole, read_table, slug
 from harness.suite import IDENTITY, Suite
 
@@ -51,6 +52,7 @@ KEY = ["image", "sample", "encoding"]
 ROW_KEY = ["backend", "digest", "options", "image", "metric"]
 PNG, JPEG = "png", "jpeg90"
 NO_LABEL = "label unknown"
+NO_TARGET_FACE = f"{FACE_NOT_FOUND} in the target"
 
 
 class Shown(NamedTuple):
@@ -76,7 +78,7 @@ def describe_instruments(suite: Suite) -> dict[str, About]:
             years(pd.DataFrame(columns=list(labels)))
     about = {t.name: {"recipe": t.recipe, "labels": t.labels, "missing": t.missing} for t in tools}
     if suite.fairness.identity:
-        about[IDENTITY] = {"recipe": identity.recipe(), "labels": {}, "missing": FACE_NOT_FOUND}
+        about[IDENTITY] = {"recipe": identity.recipe(), "labels": {}, "missing": NO_TARGET_FACE}
     return about
 
 
@@ -203,20 +205,27 @@ def _batches(shown: list[Shown]) -> Iterator[list[Shown]]:
 
 
 def _read(folder: RunFolder, record: dict[str, Any], name: str, backend: str, shown: list[Shown]) -> pd.DataFrame:
-    recipe, read = _reader(record["suite"]["content"], name)
+    recipe, read = _reader(folder, record["suite"]["content"], name)
     if recipe != record["instruments"][name]["recipe"]:
         raise StoreError(f"{folder.path}: instrument {name} is no longer that of this run; choose another --output")
     keys, table = pd.DataFrame([picture[:3] for picture in shown], columns=KEY), read(backend, shown)
     return pd.concat([keys, table.notna().all(axis=1).rename("found"), table.astype(np.float32)], axis=1)
 
 
-def _reader(content: dict[str, Any], name: str) -> tuple[str, Callable[[str, list[Shown]], pd.DataFrame]]:
+def _reader(
+    folder: RunFolder, content: dict[str, Any], name: str
+) -> tuple[str, Callable[[str, list[Shown]], pd.DataFrame]]:
     """The recipe of an instrument or of the embeddings, and what reads a backend's pictures."""
     if name == IDENTITY:
-        return identity.recipe(), lambda _, shown: pd.DataFrame(identity.embed(_pixels(shown))).rename(columns=str)
+        return identity.recipe(), lambda _, shown: _embeddings(folder, shown)
     chosen = next(text for text in content["fairness"]["instruments"] if text.partition(":")[0] == name)
     tool = open_instrument(chosen, content["networks"].get(name, ""))
     return tool.recipe, partial(_attributes, tool)
+
+
+def _embeddings(folder: RunFolder, shown: list[Shown]) -> pd.DataFrame:
+    targets = np.stack([load(folder.target(picture.image)) for picture in shown])
+    return pd.DataFrame(identity.embed(_pixels(shown), targets)).rename(columns=str)
 
 
 def _attributes(tool: Instrument | Predictions, backend: str, shown: list[Shown]) -> pd.DataFrame:
@@ -297,8 +306,7 @@ def _numbers(name: str, about: About, outputs: pd.DataFrame, targets: pd.DataFra
     if name == IDENTITY:
         embeddings = (readings.drop(columns="found").to_numpy(np.float32) for readings in (outputs, targets))
         cosines = pd.Series(identity.similarity(*embeddings), outputs.index)
-        unread = (~known, f"{missing} in the target")
-        yield from _rows(f"{IDENTITY}_similarity", "cosine", cosines, (~found, missing), unread)
+        yield from _rows(f"{IDENTITY}_similarity", "cosine", cosines, (~(found & known), missing))
     if missing == FACE_NOT_FOUND:
         yield from _rows(f"face_missing_{name}", "rate", ~found)
 
@@ -307,5 +315,5 @@ def _rows(metric: str, unit: str, values: pd.Series, *reasons: tuple[pd.Series, 
     """A row a value; NaN with the first reason that holds, if one does."""
     for place, (image, value) in enumerate(values.astype(float).items()):
         error = next((why for holds, why in reasons if holds.iloc[place]), "")
-        value = np.nan if error else value
-        yield {"image": str(image), "metric": metric, "unit": unit, "value": value, "error": error}
+        known = np.nan if error else float(value)
+        yield {"image": str(image), "metric": metric, "unit": unit, "value": known, "error": error}
