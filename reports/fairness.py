@@ -26,7 +26,10 @@ from reports.parts import (
 )
 
 TABLES = ("groups", "gaps")
-FACES = ("flips", "excess_flips", "parity", "posterior", "perceptual", "verification", "instruments")
+FACES = (
+    *("contrasts", "subgroups", "flips", "excess_flips", "parity", "posterior", "reliability", "perceptual"),
+    *("verification", "indices", "seeds", "probes", "instruments", "disagreement"),
+)
 
 
 def section(run: Run) -> Section:
@@ -34,7 +37,8 @@ def section(run: Run) -> Section:
     if run.table("groups").empty:
         return Section("groups", "Fairness", gaps=not_measured(run, *TABLES))
     audited = bool(run.record["instruments"])
-    tables = [*_claims(run), *_by_group(run), *_gaps(run), *_searched(run), *(_faces(run) if audited else ())]
+    scores = [*_claims(run), *_by_group(run), *_contrasts(run), *_gaps(run), *_searched(run)]
+    tables = [*scores, *(_faces(run) if audited else ())]
     absent = not_measured(run, "gaps", *(FACES if audited else ()))
     return Section("groups", "Fairness", [*_lead(run)], [t for t in tables if t.rows], absent)
 
@@ -192,6 +196,38 @@ def _gap(row: "pd.Series[Any]", how: Format) -> list[Cell]:
         *(number_cell(f, kind=kind) for f in figures),
         Cell(str(row["verdict"]), str(row["family"]), "strong" if row["verdict"] == "disparity" else kind),
     ]
+
+
+def _contrasts(run: Run) -> Iterator[Table]:
+    frame = by_backend(run, run.table("contrasts"))
+    rows = [
+        [
+            short_label(run, row["backend"]),
+            Cell(_measure(run, row)),
+            Cell(str(row["group"]), str(row["attribute"])),
+            number_cell(count(row["n"])),
+            number_cell(_interval(row, "difference")),
+            number_cell(p_value(row["p_adjusted"])),
+            Cell(str(row["verdict"]), kind="strong" if row["verdict"] in {"better", "worse"} else ""),
+        ]
+        for _, row in frame.iterrows()
+    ]
+    columns = [
+        Column("Backend"),
+        Column("Measure", wide=True),
+        Column("Group", wide=True),
+        Column("n"),
+        Column("Difference", "from the mean of the others"),
+        Column("p", "Holm"),
+        Column("Verdict", wide=True),
+    ]
+    yield Table("Each group against the others, in the claimed measures", columns, rows, "contrasts", folded=True)
+
+
+def _interval(row: "pd.Series[Any]", value: str) -> str:
+    """A signed figure with its interval."""
+    how = fit([row[value]], [row["high"] - row["low"]])
+    return f"{how.interval(row[value], row['low'], row['high'], signed=True)} {how.power}".strip()
 
 
 def _searched(run: Run) -> Iterator[Table]:
@@ -355,7 +391,7 @@ def _reliability(run: Run) -> Table:
     rows = [
         [
             short_label(run, row["backend"]),
-            Cell(str(row["attribute"])),
+            Cell(str(row["group"]), str(row["attribute"])),
             number_cell(how.number(row["share"])),
             number_cell(count(row["n"])),
             number_cell(how.interval(row["observed"], row["low"], row["high"])),
@@ -365,9 +401,9 @@ def _reliability(run: Run) -> Table:
     ]
     columns = [
         Column("Backend"),
-        Column("By", wide=True),
-        Column("Share of outputs", "in a group"),
-        Column("n", "inputs x groups"),
+        Column("Group", wide=True),
+        Column("Share of outputs", "in the group"),
+        Column("n", "inputs"),
         Column("Photos in it"),
         Column("Expected", "of a calibrated model"),
     ]
@@ -471,7 +507,7 @@ def _probes(run: Run) -> Table:
             Cell(run.title(row["metric"])),
             Cell(str(row["level"])),
             number_cell(count(row["n"])),
-            number_cell(_effect(row)),
+            number_cell(_interval(row, "effect")),
             number_cell(p_value(row["p_value"])),
         ]
         for _, row in frame.iterrows()
@@ -485,12 +521,6 @@ def _probes(run: Run) -> Table:
         Column("p", "within faces"),
     ]
     return Table("Counterfactual series: the same faces with one cue moved", columns, rows, "probes")
-
-
-def _effect(row: "pd.Series[Any]") -> str:
-    return fit([row["effect"]], [row["high"] - row["low"]]).interval(
-        row["effect"], row["low"], row["high"], signed=True
-    )
 
 
 def _instruments(run: Run) -> Table:

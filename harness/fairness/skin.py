@@ -27,7 +27,7 @@ GREY = 1.0
 """b* up to which ITA is not defined."""
 
 RECIPE = (
-    f"median CIELAB (D65) over rows {ROWS[0]:g} to {ROWS[1]:g} and columns {COLUMNS[0]:g} to {COLUMNS[1]:g} of the image; "
+    f"median CIELAB (D65) over rows {ROWS[0]:g} to {ROWS[1]:g}, columns {COLUMNS[0]:g} to {COLUMNS[1]:g} of the image; "
     f"ITA where b* > {GREY:g}; Monk tone by CIEDE2000"
 )
 

@@ -291,7 +291,7 @@ def _seeds(scores: Scores, readers: list[Reader]) -> Iterator[Row]:
 
 def _perceptual(scores: Scores, _: list[Reader]) -> Iterator[Row]:
     """GPI, precision and recall of each group, on the stored features of the attribute network."""
-    about = scores.record["set_metrics"].get(FEATURES)
+    about = scores.record.get("set_metrics", {}).get(FEATURES)
     photos = load_features(scores.folder, scores.record, CONTROL, about) if about else None
     if about is None or photos is None:
         return
@@ -306,7 +306,7 @@ def _perceptual(scores: Scores, _: list[Reader]) -> Iterator[Row]:
             table = perceptual.group_measures(outputs.to_numpy(float)[known], paired[known], groups=groups[known])
             for group, rows in table.groupby("group", sort=False):
                 figures = rows.set_index("measure")
-                gpi = figures.loc["gpi"]
+                gpi = figures.loc["gpi"].to_dict()
                 bounds = {"n": int(gpi["n"]), "gpi": gpi["value"], "low": gpi["low"], "high": gpi["high"]}
                 shares = {name: figures.loc[name, "value"] for name in ("precision", "recall")}
                 yield {"backend": backend, "group": group} | bounds | shares
@@ -383,7 +383,7 @@ def _probes(scores: Scores, _: list[Reader]) -> Iterator[Row]:
         for backend in (b for b in table if b != CONTROL):
             effects = probe_effects(where.join(table[backend].rename("value"), how="inner")).set_index("term")
             for term in (TREND, GAP):
-                row = effects.loc[term]
+                row = effects.loc[term].to_dict()
                 figures = {"effect": row["estimate"], "low": row["low"], "high": row["high"]}
                 who = {"backend": backend, "metric": metric, "level": f"{cue}: {term}", "n": int(row["bases"])}
                 yield who | figures | {"p_value": row["p_value"]}

