@@ -38,7 +38,8 @@ MARGIN = 8.0
 
 def skin_patch(shape: tuple[int, ...]) -> Bools:
     """Where the tone of an aligned face is read, (H, W): cheeks and nose."""
-    return np.minimum.reduce([_distance(shape, patch) for patch in PATCHES]) < 1
+    nearest: Float = np.stack([_distance(shape, patch) for patch in PATCHES]).min(axis=0)
+    return nearest < 1
 
 
 def face_region(shape: tuple[int, ...]) -> Float:
@@ -132,7 +133,7 @@ def check_edit(original: Uint8, edited: Uint8, mask: Float, monk: int | None = N
     skin = mask > 0.5
     before, after = to_lab(original)[..., 0], to_lab(edited)[..., 0]
     change = abs(edited.astype(int) - original).max(axis=-1)
-    gradients = [np.stack(np.gradient(lightness))[:, skin].ravel() for lightness in (before, after)]
+    gradients = [np.stack(list(np.gradient(lightness)))[:, skin].ravel() for lightness in (before, after)]
     tone = delta_e(skin_tone(edited, mask), monk_lab()[monk - 1]) if monk else np.nan
     return {
         "outside": float(change[mask == 0].max(initial=0)),
