@@ -56,7 +56,8 @@ def moved(face: Face, photo: Image) -> Face:
 
 
 def recipe() -> str:
-    """All that must agree for two searches to find the same."""
+    """All that must agree for two searches to find the same; raises as `find` does."""
+    _models()
     return (
         f"faces by dlib {open_dlib().__version__}'s frontal detector, the largest of several, photos enlarged to "
         f"{SIDE} pixels by bicubic where smaller, five landmarks sha256 {weights.WEIGHTS[LANDMARKS].sha256[:12]}"

@@ -40,7 +40,8 @@ def similarity(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArr
 
 
 def recipe() -> str:
-    """All that must agree for two embeddings to be comparable."""
+    """All that must agree for two embeddings to be comparable; raises as `embed` does."""
+    _network()  # what cannot be used is told before a run, not after
     sha256 = weights.WEIGHTS[WEIGHTS].sha256[:12]
     chips = f"chips of {SIZE} pixels, padding {PADDING}, cut where the target's face is"
     return f"dlib face recognition ResNet sha256 {sha256}, {chips}; {faces.recipe()}"

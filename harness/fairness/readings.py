@@ -164,7 +164,8 @@ def load_readings(folder: RunFolder, record: dict[str, Any], instrument: str) ->
 def attribute_of(readings: pd.DataFrame, attribute: str) -> pd.DataFrame:
     """The columns of one attribute, called by their labels alone."""
     start = f"{attribute}:"
-    return readings.filter(regex=f"^{attribute}:").rename(columns=lambda name: str(name).removeprefix(start))
+    names = [name for name in readings.columns if str(name).startswith(start)]
+    return readings[names].rename(columns=lambda name: str(name).removeprefix(start))
 
 
 def said(readings: pd.DataFrame, attribute: str) -> pd.Series:

@@ -73,5 +73,8 @@ def test_another_file_of_weights_is_never_read(tmp_path: Path, monkeypatch: pyte
 
 def test_recipe_names_network_and_landmarks() -> None:
     """Embeddings are comparable under one recipe, which holds the hashes of both files."""
-    pytest.importorskip("dlib")
-    assert all(part in identity.recipe() for part in ("55533b28a958", "c4b1e9804792"))
+    try:
+        recipe = identity.recipe()
+    except (ConfigError, WeightsError) as error:
+        pytest.skip(str(error))
+    assert all(part in recipe for part in ("55533b28a958", "c4b1e9804792"))
