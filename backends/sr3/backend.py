@@ -1,5 +1,6 @@
 """SR3 as a backend: noise and the enlarged image in, a face out, by a sampler of `backends.sr3.diffusion`."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -14,26 +15,29 @@ from backends.checkpoint import FOLDER, load_network
 from backends.device import Device
 from backends.pixels import enlarge, to_images
 from backends.sr3 import diffusion, unet
+from backends.sr3.diffusion import Denoiser
 
-WEIGHTS = FOLDER / "sr3-16-64.safetensors"
+Noise = Callable[[], Tensor]
+"""Draws standard normal noise, (N, 3, H, W)."""
+SAMPLERS = ("ddim", "dpm++2m", "ancestral")
 
 
-class SR3:
-    """The shipped 16 -> 64 face model; its card lies beside the weights. The settings are those of `Device`."""
+class _Faces:
+    """A network of the training kit that makes faces of noise, on its device, with its description."""
 
-    def __init__(self, **settings: str) -> None:
+    def __init__(self, name: str, weights: str, options: tuple[Option, ...], **settings: str) -> None:
         self.device = Device(**settings)
-        network, metadata = load_network(WEIGHTS, unet.UNet)
+        path = FOLDER / f"{weights}.safetensors"
+        network, self.metadata = load_network(path, unet.UNet)
         self.network = self.device.place(network)
-        self.std = float(metadata["std"])
-        low, high = int(metadata["low"]), int(metadata["high"])
+        self.std = float(self.metadata["std"])
+        low, high = int(self.metadata["low"]), int(self.metadata["high"])
+        code = [Path(module.__file__ or "") for module in (diffusion, unet, harness.resize)]
         scale = high // low
         self.description = Description(
-            name="sr3",
+            name=name,
             family="diffusion",
-            digest=self.device.digest(
-                Path(__file__), Path(diffusion.__file__), Path(unet.__file__), Path(harness.resize.__file__), WEIGHTS
-            ),
+            digest=self.device.digest(Path(__file__), *code, path),
             scales=(scale,),
             licence="Apache-2.0 code; weights for non-commercial research only (trained on UTKFace)",
             domain=f"aligned faces of {low} x {low} pixels",
@@ -42,14 +46,11 @@ class SR3:
             maximum=4 * low,
             multiple_of=max(1, network.multiple // scale),
             domain_minimum=low,
-            options=(
-                Option("steps", 16, "network evaluations for each image", minimum=1, maximum=1000),
-                Option("sampler", "ddim", "ddim: deterministic; ancestral: the paper's", choices=("ddim", "ancestral")),
-            ),
+            options=options,
             device=self.device.name,
             precision=self.device.precision,
             merge=True,
-            progress=True,
+            progress=bool(options),
         )
 
     @torch.inference_mode()
@@ -58,15 +59,32 @@ class SR3:
         up = enlarge(batch.images, batch.scale).to(self.device.where)
         generators = [torch.Generator().manual_seed(seed) for seed in batch.seeds]
         noise = partial(self.device.normal, generators, up.shape[1:])
-        steps = int(batch.options["steps"])
-        with self.device.autocast():
-            residual = self._sample(up, noise, steps, str(batch.options["sampler"]), progress)
-        return to_images(up + self.std * residual)
 
-    def _sample(self, up: Tensor, noise: partial[Tensor], steps: int, sampler: str, progress: Progress) -> Tensor:
         def denoise(y: Tensor, gamma: Tensor) -> Tensor:
             x = torch.cat([up, y], dim=1).contiguous(memory_format=torch.channels_last)
             return self.network(x, gamma).float()
+
+        with self.device.autocast():
+            residual = self._sample(denoise, noise, batch, progress)
+        self.device.synchronise()
+        return to_images(up + self.std * residual)
+
+    def _sample(self, denoise: Denoiser, noise: Noise, batch: Batch, progress: Progress) -> Tensor:
+        raise NotImplementedError
+
+
+class SR3(_Faces):
+    """The shipped 16 -> 64 face model; its card lies beside the weights. The settings are those of `Device`."""
+
+    def __init__(self, **settings: str) -> None:
+        options = (
+            Option("steps", 16, "network evaluations for each image", minimum=1, maximum=1000),
+            Option("sampler", "ddim", "ddim, dpm++2m: deterministic; ancestral: the paper's", choices=SAMPLERS),
+        )
+        super().__init__("sr3", "sr3-16-64", options, **settings)
+
+    def _sample(self, denoise: Denoiser, noise: Noise, batch: Batch, progress: Progress) -> Tensor:
+        steps, sampler = int(batch.options["steps"]), str(batch.options["sampler"])
 
         def on_step(done: int) -> None:
             self.device.synchronise()
@@ -74,4 +92,16 @@ class SR3:
 
         if sampler == "ancestral":
             return diffusion.ancestral(denoise, noise(), steps, on_step, noise)
-        return diffusion.ddim(denoise, noise(), steps, on_step)
+        solve = diffusion.ddim if sampler == "ddim" else diffusion.dpm_solver
+        return solve(denoise, noise(), steps, on_step)
+
+
+class SR3Fast(_Faces):
+    """A one-step student of SR3, from weights of the training kit; none are shipped yet."""
+
+    def __init__(self, **settings: str) -> None:
+        super().__init__("sr3-fast", "sr3-fast-16-64", (), **settings)
+        self.gamma = float(self.metadata["gamma"])
+
+    def _sample(self, denoise: Denoiser, noise: Noise, _batch: Batch, _progress: Progress) -> Tensor:
+        return diffusion.one_step(denoise, noise(), self.gamma)
