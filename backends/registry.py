@@ -45,7 +45,7 @@ ENTRIES = {
             "Real-ESRGAN x4plus and animevideov3 (GAN, x4)",
             hints=("model",),
         ),
-        Entry("sr3", "backends.sr3.backend:SR3", "SR3 diffusion for faces, 16 -> 64", optional=TORCH),
+        Entry("sr3", "backends.sr3.backend:SR3", "SR3 diffusion for faces, 16 -> 64", optional=("weights", *TORCH)),
         Entry("replay", "backends.replay:Replay", "precomputed outputs: replay,outputs=PATH", ("outputs",)),
         Entry(
             "spandrel",

@@ -103,8 +103,15 @@ NETWORKS: dict[Task, tuple[str, ...]] = {
 """The kinds of network that each task can train."""
 
 
+SR3_ONLY = {"target", "residual", "blur", "conditioning_noise"}
+
+
 class TrainingConfig(_Strict):
-    """One model: its task, data, network and optimisation."""
+    """One model: its task, data, network and optimisation.
+
+    Of the task sr3 alone: what is predicted (`target`) of what (`residual` over bicubic, or the image), and the inputs'
+    augmentation: largest sigma of a `blur` in pixels, largest deviation of `conditioning_noise` on the scale 0 to 1.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9-]+$")
     task: Task
@@ -114,6 +121,10 @@ class TrainingConfig(_Strict):
     low: int = Field(default=16, ge=4)
     high: int = Field(default=64, ge=8)
     network: UNet | SRResNet | RRDB | MobileNet = Field(default=UNet(), discriminator="kind")
+    target: Literal["v", "eps"] = "v"
+    residual: bool = True
+    blur: float = Field(default=0.0, ge=0, le=2)
+    conditioning_noise: float = Field(default=0.0, ge=0, le=0.5)
     adversarial: Adversarial | None = None
     distillation: Distillation | None = None
     steps: int = Field(ge=1)
@@ -141,6 +152,9 @@ class TrainingConfig(_Strict):
             raise PydanticCustomError("kind", f"the task {self.task} trains a network of kind {' or '.join(kinds)}")
         if (self.task == "gan") != (self.adversarial is not None):
             raise PydanticCustomError("adversarial", "the task gan, and no other, needs the field adversarial")
+        if self.task != "sr3" and self.model_fields_set & SR3_ONLY:
+            fields = ", ".join(sorted(self.model_fields_set & SR3_ONLY))
+            raise PydanticCustomError("sr3", f"only the task sr3 has the fields {fields}")
         if (self.task == "student") != (self.distillation is not None):
             raise PydanticCustomError("distillation", "the task student, and no other, needs the field distillation")
         return self

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from backends import pixels
 from backends.checkpoint import FOLDER, load_network
 from backends.pixels import to_model
-from backends.sr3.diffusion import cosine_gamma, dpm_solver, one_step
+from backends.sr3.diffusion import cosine_gamma, dpm_solver, gammas, one_step
 from backends.sr3.unet import UNet
 from backends.training.config import ConfigError, Distillation, TrainingConfig
 from backends.training.feedforward import Critic
@@ -79,7 +79,7 @@ class Teacher:
     @torch.inference_mode()
     def sample(self, up: Tensor, z: Tensor) -> Tensor:
         """Images (N, 3, H, W) from enlarged inputs and noise of that shape."""
-        return up + self.std * dpm_solver(Predictor(self.network, up), z, self.steps, lambda _: None)
+        return up + self.std * dpm_solver(Predictor(self.network, up), z, gammas(self.steps), lambda _: None)
 
 
 class Predictor:
@@ -185,7 +185,7 @@ class StudentTask:
         self.critic = Critic(self.weights.critic_channels, c_in=9)
         self.parts: dict[str, nn.Module] = {"network": self.network, "critic": self.critic}
         t = torch.tensor(self.weights.level, dtype=torch.float64)
-        self.gamma = float(cosine_gamma(t)) if self.weights.level < 1 else 0.0
+        self.gamma = float(cosine_gamma(t))
 
     def _output(self, network: nn.Module, up: Tensor, z: Tensor) -> Tensor:
         return up + self.teacher.std * one_step(Predictor(network, up), z, self.gamma)

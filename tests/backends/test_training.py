@@ -30,17 +30,18 @@ from torch import Tensor
 
 from backends.base import Batch
 from backends.checkpoint import load_network
-from backends.pixels import enlarge, to_model
+from backends.pixels import enlarge, to_images, to_model
 from backends.sr3 import backend
 from backends.sr3.unet import UNet
 from backends.training import __main__ as command
 from backends.training import card, student
 from backends.training.config import ConfigError, TrainingConfig, load_config
 from backends.training.data import batches, label_vectors, load_images
-from backends.training.diffusion import SR3Task, stratified_t
+from backends.training.diffusion import SR3Task, blurred, noisy, stratified_t
 from backends.training.loop import Trainer, learning_rate
 from backends.training.portraits import nearest
 from harness.resize import resize, to_uint8
+from protos.values import Value
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -152,6 +153,8 @@ def test_shipped_configs_are_valid(path: Path) -> None:
         ({"adversarial": {"pretrain": 1}}, "needs the field adversarial"),
         ({"task": "student"}, "needs the field distillation"),
         ({"task": "student", "distillation": {"teacher": "../x", "pretrain": 1}}, "distillation.teacher"),
+        ({"target": "x"}, "target"),
+        ({"task": "regression", "target": "eps", "blur": 0.5}, "only the task sr3 has the fields blur, target"),
         ({"network": {"kind": "transformer"}}, "network"),
         ({"name": "../x"}, "name"),
         ({"ema": 1.0}, "ema"),
@@ -252,6 +255,46 @@ def test_training_sees_what_the_backend_will_see() -> None:
     assert pairs.std == pytest.approx(float(residual.std()), rel=1e-3)
 
 
+def test_blur_and_noise_are_of_the_inputs_alone() -> None:
+    """Blur smooths about half of the images and keeps flat ones; noise is as strong as asked for; 0 is neither."""
+    rng = torch.Generator().manual_seed(0)
+    low = torch.rand((64, 3, 8, 8), generator=rng)
+    changed = (blurred(low, 1.0, rng) != low).flatten(1).any(dim=1)
+    assert 20 < int(changed.sum()) < 44
+    assert (blurred(low, 2.0, rng).var() < low.var()).all()
+    flat = torch.full((8, 3, 8, 8), 0.25)
+    torch.testing.assert_close(blurred(flat, 2.0, rng), flat)
+    deviations = (noisy(low, 0.1, rng) - low).flatten(1).std(dim=1)
+    assert 0.15 < float(deviations.max()) < 0.22
+    assert blurred(low, 0, rng) is low
+    assert noisy(low, 0, rng) is low
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(("target", "residual"), [("v", True), ("eps", False)])
+def test_the_backend_serves_what_was_trained(monkeypatch: pytest.MonkeyPatch, target: str, residual: bool) -> None:  # noqa: FBT001 - a parameter
+    """The weights say what they predict: the backend's image is the one that the training's validation drew."""
+    settings = config(target=target, residual=residual, learning_rate=3e-3)
+    trainer = train(settings)
+    monkeypatch.setattr(backend, "FOLDER", card.export(settings, *trainer.task.export()).parent)
+    assert isinstance(trainer.task, SR3Task)
+    images = trainer.task.pairs.images[:2]
+    low = np.stack([to_uint8(resize(image.astype(np.float64), 4, 4)) for image in images])
+    ours = backend.SR3(weights="tiny")
+    options: dict[str, Value] = {"steps": 8, "sampler": "ddim"}
+    outputs = ours.upscale(Batch(low, 4, ("a", "b"), (1, 1), options), lambda _done, _total: None)
+    with torch.no_grad():
+        drawn = [
+            trainer.task._sample(trainer.average, to_model(image[None]), torch.Generator().manual_seed(1))
+            for image in images
+        ]
+    difference = np.abs(outputs - to_images(torch.cat(drawn)))
+    assert difference.mean() < 0.5  # the training's validation computes in bfloat16
+    assert difference.mean() < 0.1 * np.abs(outputs - outputs.mean()).mean()
+    formulation = trainer.task.formulation
+    assert (ours.formulation.target, ours.formulation.residual) == (formulation.target, formulation.residual)
+
+
 def test_images_are_decoded_once(folder: Path) -> None:
     """The second time they come from the cache, of the same bytes."""
     first = load_images("faces#train", 16)
@@ -294,6 +337,7 @@ STUDENT: dict[str, object] = {
 }
 TASKS: dict[str, dict[str, object]] = {
     "sr3": {},
+    "sr3-eps": {"target": "eps", "residual": False, "blur": 1.0, "conditioning_noise": 0.1},
     "portraits": {"task": "portraits"},
     "regression": {"task": "regression"},
     "srgan": GAN,
