@@ -82,7 +82,7 @@ class Distillation(_Strict):
     teacher: str = Field(pattern=r"^[a-z0-9-]+$")
     noises: int = Field(default=2, ge=2)
     sampler_steps: int = Field(default=8, ge=1, le=1000)
-    level: float = Field(default=0.9, gt=0, le=1)
+    level: float = Field(default=0.65, gt=0, le=1)
     pretrain: int = Field(ge=0)
     pixel: float = Field(default=1.0, ge=0)
     perceptual: float = Field(default=2.0, ge=0)
