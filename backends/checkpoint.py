@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,17 @@ Network = TypeVar("Network", bound=nn.Module)
 NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "srresnet": SRResNet, "rrdb": RRDBNet}
 LARGEST = {"c_in": 64, "channels": 1024, "multipliers": 64, "blocks": 64, "patch": 16, "labels": 1024}
 LARGEST |= {"growth": 256, "scale": 16}
+
+
+def weights_file(folder: Path, name: str) -> Path:
+    """The weights of a model by its name, such as `sr3-16-64`.
+
+    Raises:
+        ValueError: that is no name.
+    """
+    if not re.fullmatch(r"[a-z0-9-]{1,60}", name):
+        raise ValueError(f"weights={one_line(name, 60)}: a name is lower-case letters, digits and dashes")
+    return folder / f"{name}.safetensors"
 
 
 def load_network(path: Path, expected: type[Network]) -> tuple[Network, dict[str, str]]:

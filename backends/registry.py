@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from backends.base import Backend
+from backends.base import Backend, Family
 
 
 @dataclass(frozen=True)
@@ -13,12 +13,14 @@ class Entry:
 
     `settings` are the arguments that its class needs when it starts, `optional` those that have defaults; `hints` are
     options of its requests that its class takes at the start as well, so that it loads only what they will use. All are
-    text.
+    text. `licence` is that of the code and of what is shipped with it.
     """
 
     name: str
     target: str
     summary: str
+    family: Family = "other"
+    licence: str = "that of the checkpoint"
     settings: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
@@ -36,39 +38,81 @@ TORCH = ("device", "precision", "compile")
 ENTRIES = {
     entry.name: entry
     for entry in (
-        Entry("nearest", "backends.interpolation:Nearest", "nearest neighbour"),
-        Entry("bicubic", "backends.interpolation:Bicubic", "bicubic, a = -0.5: the control of every audit"),
-        Entry("lanczos", "backends.interpolation:Lanczos", "Lanczos with three lobes"),
+        Entry(
+            "nearest",
+            "backends.interpolation:Nearest",
+            "nearest neighbour",
+            family="interpolation",
+            licence="Apache-2.0",
+        ),
+        Entry(
+            "bicubic",
+            "backends.interpolation:Bicubic",
+            "bicubic, a = -0.5: the control of every audit",
+            family="interpolation",
+            licence="Apache-2.0",
+        ),
+        Entry(
+            "lanczos",
+            "backends.interpolation:Lanczos",
+            "Lanczos with three lobes",
+            family="interpolation",
+            licence="Apache-2.0",
+        ),
         Entry(
             "realesrgan",
             "backends.realesrgan:RealESRGAN",
             "Real-ESRGAN x4plus and animevideov3 (GAN, x4)",
+            family="gan",
+            licence="BSD-3-Clause",
             hints=("model",),
         ),
-        Entry("sr3", "backends.sr3.backend:SR3", "SR3 diffusion for faces, 16 -> 64", optional=TORCH),
-        Entry("replay", "backends.replay:Replay", "precomputed outputs: replay,outputs=PATH", ("outputs",)),
+        Entry(
+            "sr3",
+            "backends.sr3.backend:SR3",
+            "SR3 diffusion for faces, 16 -> 64",
+            family="diffusion",
+            licence="non-commercial research",
+            optional=("weights", *TORCH),
+        ),
+        Entry(
+            "replay",
+            "backends.replay:Replay",
+            "precomputed outputs: replay,outputs=PATH",
+            family="replay",
+            licence="that of the outputs",
+            settings=("outputs",),
+        ),
         Entry(
             "spandrel",
             "backends.foreign.spandrel:Spandrel",
             "a checkpoint that spandrel knows: spandrel:PATH",
-            ("path",),
+            settings=("path",),
             optional=TORCH[:2],
         ),
         Entry(
             "diffusers",
             "backends.foreign.diffusers:Diffusers",
             "an upscaling pipeline in a folder: diffusers:PATH",
-            ("path",),
+            family="diffusion",
+            settings=("path",),
             optional=TORCH[:2],
         ),
         Entry(
             "sr3-checkpoint",
             "backends.foreign.sr3_checkpoint:SR3Checkpoint",
             "SR3 as Janspiry's, guided-diffusion's upsamplers: sr3-checkpoint:PATH",
-            ("path",),
+            family="diffusion",
+            settings=("path",),
             optional=("scale", "label", "groups", "heads", *TORCH),
         ),
-        Entry("onnx", "backends.foreign.onnx:ONNX", "an upscaler in an ONNX file: onnx:PATH", ("path",)),
-        Entry("faulty", "backends.faulty:Faulty", "misbehaves on request; for tests of harnesses"),
+        Entry("onnx", "backends.foreign.onnx:ONNX", "an upscaler in an ONNX file: onnx:PATH", settings=("path",)),
+        Entry(
+            "faulty",
+            "backends.faulty:Faulty",
+            "misbehaves on request; for tests of harnesses",
+            family="other",
+            licence="Apache-2.0",
+        ),
     )
 }

@@ -1,6 +1,7 @@
 """The tables of the README, from a run folder: `python -m benchmarks.readme RUN`.
 
-A run of the suite `speed` gives the table of costs, any other the comparison.
+A run at several sizes, such as the suite `speed`, gives the table of costs; one of many backends, such as
+`sr3-samplers`, a line for each; any other the comparison.
 """
 
 import math
@@ -47,6 +48,23 @@ def comparison(tables: dict[str, pd.DataFrame]) -> str:
     return "\n\n".join([table(tables["summary"], ["backend"]), heading, table(both, ["first", "second"])])
 
 
+def overview(tables: dict[str, pd.DataFrame]) -> str:
+    """Quality, variety and time of each backend, without differences: for too many backends to pair them all."""
+    speed = tables["speed"][tables["speed"]["batch"] == 1]
+    times = speed.assign(metric="ms an image", mean=1000 / speed["images_per_s"])
+    sets = tables["sets"].rename(columns={"value": "mean"})
+    parts = [tables["summary"], tables["diversity"].assign(metric="diversity"), sets, times]
+    columns = ["backend", "metric", "mean"]
+    frame = pd.concat([part[columns] for part in parts if len(part)])
+    wide = frame.pivot_table("mean", "backend", "metric", sort=False, aggfunc="first")
+    lines = [f"| backend | {' | '.join(wide.columns)} |", "| " + " | ".join(["---"] * (len(wide.columns) + 1)) + " |"]
+    for name, row in wide.iterrows():
+        lines.append(f"| {name} | {' | '.join('–' if math.isnan(value) else f'{value:.3g}' for value in row)} |")
+    return "\n".join(lines)
+
+
+MANY = 8
+"""From so many backends on, the pairs of them would fill pages."""
 COSTS = (
     "backend",
     "output px",
@@ -90,8 +108,10 @@ def main() -> int:
         print("usage: python -m benchmarks.readme RUN (a folder that `harness run` wrote)", file=sys.stderr)
         return 2
     tables = {p.stem: pd.read_parquet(p) for p in (Path(sys.argv[1]) / "tables").glob("*.parquet")}
-    several = len(set(tables["speed"]["output_px"])) > 1
-    print(costs(tables["speed"]) if several else comparison(tables))
+    if len(set(tables["speed"]["output_px"])) > 1:
+        print(costs(tables["speed"]))
+    else:
+        print((overview if tables["summary"]["backend"].nunique() >= MANY else comparison)(tables))
     return 0
 
 

@@ -291,11 +291,11 @@ def weights_fetch() -> None:
 
 @backends_app.command("list")
 def backends_list() -> None:
-    """List the backends that ship with the product."""
+    """List the backends that ship with the product: name, family, licence, what it is."""
     from backends.registry import ENTRIES
 
     for entry in ENTRIES.values():
-        typer.echo(f"{entry.name:14} {entry.summary}")
+        typer.echo(f"{entry.name:14} {entry.family:13} {entry.licence:23} {entry.summary}")
 
 
 @backends_app.command("serve")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import harness.resize
 from backends.base import Batch, Description, Family, Progress
-from backends.checkpoint import FOLDER, load_network
+from backends.checkpoint import FOLDER, load_network, weights_file
 from backends.device import Device, Network
 from backends.gan import networks
 from backends.pixels import enlarge, to_images, to_model
@@ -17,15 +17,15 @@ from backends.sr3 import unet
 
 
 class FeedForward:
-    """A network that makes the output in one pass, from weights of the training kit; none are shipped yet.
+    """A network that makes the output in one pass, from `weights` of the training kit; none are shipped yet.
 
-    The settings are those of `Device`.
+    The other settings are those of `Device`.
     """
 
-    def __init__(self, name: str, family: Family, **settings: str) -> None:
+    def __init__(self, weights: str, family: Family, **settings: str) -> None:
         self.device = Device(**settings)
-        weights = FOLDER / f"{name}-16-64.safetensors"
-        network, metadata = load_network(weights, nn.Module)
+        path = weights_file(FOLDER, weights)
+        network, metadata = load_network(path, nn.Module)
         self.takes_enlarged = isinstance(network, unet.UNet)
         self.network = self.device.place(network)
         self.std = float(metadata["std"])
@@ -33,9 +33,9 @@ class FeedForward:
         code = [Path(module.__file__ or "") for module in (networks, unet, harness.resize)]
         scale, multiple = high // low, int(getattr(network, "multiple", 1))
         self.description = Description(
-            name=name,
+            name=weights.removesuffix("-16-64"),
             family=family,
-            digest=self.device.digest(Path(__file__), *code, weights),
+            digest=self.device.digest(Path(__file__), *code, path),
             scales=(scale,),
             licence="Apache-2.0 code; weights for non-commercial research only (trained on UTKFace)",
             domain=f"aligned faces of {low} x {low} pixels",
@@ -73,16 +73,16 @@ def residual(network: Network, low: Tensor, up: Tensor, *, takes_enlarged: bool)
     return network(low.contiguous(memory_format=torch.channels_last))
 
 
-def regression(**settings: str) -> FeedForward:
+def regression(weights: str = "regression-16-64", **settings: str) -> FeedForward:
     """The regression baseline of the SR3 paper."""
-    return FeedForward("regression", "regression", **settings)
+    return FeedForward(weights, "regression", **settings)
 
 
-def srgan(**settings: str) -> FeedForward:
+def srgan(weights: str = "srgan-16-64", **settings: str) -> FeedForward:
     """SRGAN."""
-    return FeedForward("srgan", "gan", **settings)
+    return FeedForward(weights, "gan", **settings)
 
 
-def esrgan(**settings: str) -> FeedForward:
+def esrgan(weights: str = "esrgan-16-64", **settings: str) -> FeedForward:
     """ESRGAN."""
-    return FeedForward("esrgan", "gan", **settings)
+    return FeedForward(weights, "gan", **settings)

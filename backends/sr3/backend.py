@@ -1,5 +1,6 @@
 """SR3 as a backend: noise and the enlarged image in, a face out, by a sampler of `backends.sr3.diffusion`."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -10,30 +11,34 @@ from torch import Tensor
 
 import harness.resize
 from backends.base import Batch, Description, Option, Progress
-from backends.checkpoint import FOLDER, load_network
+from backends.checkpoint import FOLDER, load_network, weights_file
 from backends.device import Device
 from backends.pixels import enlarge, to_images
 from backends.sr3 import diffusion, unet
+from backends.sr3.diffusion import Denoiser, Formulation
+from harness.errors import one_line
 
-WEIGHTS = FOLDER / "sr3-16-64.safetensors"
+Noise = Callable[[], Tensor]
+"""Draws standard normal noise, (N, 3, H, W)."""
+SAMPLERS = ("ddim", "dpm++2m", "ancestral")
 
 
-class SR3:
-    """The shipped 16 -> 64 face model; its card lies beside the weights. The settings are those of `Device`."""
+class _Faces:
+    """A network of the training kit that makes faces of noise, on its device, with its description."""
 
-    def __init__(self, **settings: str) -> None:
+    def __init__(self, weights: str, options: tuple[Option, ...], **settings: str) -> None:
         self.device = Device(**settings)
-        network, metadata = load_network(WEIGHTS, unet.UNet)
+        path = weights_file(FOLDER, weights)
+        network, self.metadata = load_network(path, unet.UNet)
         self.network = self.device.place(network)
-        self.std = float(metadata["std"])
-        low, high = int(metadata["low"]), int(metadata["high"])
+        self.formulation = formulation(self.metadata)
+        low, high = int(self.metadata["low"]), int(self.metadata["high"])
+        code = [Path(module.__file__ or "") for module in (diffusion, unet, harness.resize)]
         scale = high // low
         self.description = Description(
-            name="sr3",
+            name=weights.removesuffix("-16-64"),
             family="diffusion",
-            digest=self.device.digest(
-                Path(__file__), Path(diffusion.__file__), Path(unet.__file__), Path(harness.resize.__file__), WEIGHTS
-            ),
+            digest=self.device.digest(Path(__file__), *code, path),
             scales=(scale,),
             licence="Apache-2.0 code; weights for non-commercial research only (trained on UTKFace)",
             domain=f"aligned faces of {low} x {low} pixels",
@@ -42,14 +47,11 @@ class SR3:
             maximum=4 * low,
             multiple_of=max(1, network.multiple // scale),
             domain_minimum=low,
-            options=(
-                Option("steps", 16, "network evaluations for each image", minimum=1, maximum=1000),
-                Option("sampler", "ddim", "ddim: deterministic; ancestral: the paper's", choices=("ddim", "ancestral")),
-            ),
+            options=options,
             device=self.device.name,
             precision=self.device.precision,
             merge=True,
-            progress=True,
+            progress=bool(options),
         )
 
     @torch.inference_mode()
@@ -58,20 +60,68 @@ class SR3:
         up = enlarge(batch.images, batch.scale).to(self.device.where)
         generators = [torch.Generator().manual_seed(seed) for seed in batch.seeds]
         noise = partial(self.device.normal, generators, up.shape[1:])
-        steps = int(batch.options["steps"])
-        with self.device.autocast():
-            residual = self._sample(up, noise, steps, str(batch.options["sampler"]), progress)
-        return to_images(up + self.std * residual)
 
-    def _sample(self, up: Tensor, noise: partial[Tensor], steps: int, sampler: str, progress: Progress) -> Tensor:
         def denoise(y: Tensor, gamma: Tensor) -> Tensor:
             x = torch.cat([up, y], dim=1).contiguous(memory_format=torch.channels_last)
-            return self.network(x, gamma).float()
+            return self.formulation.v(self.network(x, gamma).float(), y, gamma)
+
+        with self.device.autocast():
+            y0 = self._sample(denoise, noise, batch, progress)
+        self.device.synchronise()
+        return to_images(self.formulation.image(y0, up))
+
+    def _sample(self, denoise: Denoiser, noise: Noise, batch: Batch, progress: Progress) -> Tensor:
+        raise NotImplementedError
+
+
+class SR3(_Faces):
+    """A face model of several steps; its card lies beside its `weights`. The other settings are those of `Device`.
+
+    Raises:
+        ValueError: the weights are of another kind of model, such as a one-step student.
+    """
+
+    def __init__(self, weights: str = "sr3-16-64", **settings: str) -> None:
+        options = (
+            Option("steps", 16, "network evaluations for each image", minimum=1, maximum=1000),
+            Option("sampler", "ddim", "ddim, dpm++2m: deterministic; ancestral: the paper's", choices=SAMPLERS),
+        )
+        super().__init__(weights, options, **settings)
+        if "gamma" in self.metadata:
+            raise ValueError(f"weights={weights}: a one-step student is no model of several steps")
+
+    def _sample(self, denoise: Denoiser, noise: Noise, batch: Batch, progress: Progress) -> Tensor:
+        steps, sampler = int(batch.options["steps"]), str(batch.options["sampler"])
+        levels = diffusion.gammas(steps, self.formulation.first)
 
         def on_step(done: int) -> None:
             self.device.synchronise()
             progress(done, steps)
 
         if sampler == "ancestral":
-            return diffusion.ancestral(denoise, noise(), steps, on_step, noise)
-        return diffusion.ddim(denoise, noise(), steps, on_step)
+            return diffusion.ancestral(denoise, noise(), levels, on_step, noise)
+        solve = diffusion.ddim if sampler == "ddim" else diffusion.dpm_solver
+        return solve(denoise, noise(), levels, on_step)
+
+
+class SR3Fast(_Faces):
+    """A one-step student of SR3, from weights of the training kit; none are shipped yet."""
+
+    def __init__(self, **settings: str) -> None:
+        super().__init__("sr3-fast-16-64", (), **settings)
+        self.gamma = float(self.metadata["gamma"])
+
+    def _sample(self, denoise: Denoiser, noise: Noise, _batch: Batch, _progress: Progress) -> Tensor:
+        return diffusion.one_step(denoise, noise(), self.gamma)
+
+
+def formulation(metadata: dict[str, str]) -> Formulation:
+    """What a weights file says its network was trained for; the first files, which say nothing, predict v.
+
+    Raises:
+        ValueError: it says what no network here is trained for.
+    """
+    target, residual = metadata.get("target", "v"), metadata.get("residual", "true")
+    if target not in {"v", "eps"} or residual not in {"true", "false"}:
+        raise ValueError(f"the weights' metadata: target={one_line(target)}, residual={one_line(residual)}")
+    return Formulation("v" if target == "v" else "eps", residual == "true", float(metadata["std"]))

@@ -12,12 +12,18 @@ from pathlib import Path
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
 
+from backends.checkpoint import build
+from backends.training.attributes import mobilenet
 from backends.training.config import ConfigError, TrainingConfig, load_config
+from backends.training.loop import read_metadata
 from harness.errors import one_line
 
 WEIGHTS = Path("backends/weights")
 TEXTS = Path(__file__).parent / "cards"
+LICENCE = "weights for non-commercial research only (UTKFace)"
+WATTS_PER_CORE = 5
 
 
 def weights_path(config: TrainingConfig) -> Path:
@@ -79,8 +85,11 @@ def _training(config: TrainingConfig, log: list[dict[str, float]], weights: Path
         ("git revision when this card was written", _revision()),
         ("data", f"`{config.train}` (validation `{config.validation}`; the test split was not used)"),
         ("parameters", f"{parameters:,}, {weights.stat().st_size / 1e6:.1f} MB as fp16"),
+        ("licence", LICENCE),
+        ("operations", _operations(config, weights)),
         ("images seen", f"{int(last['images']):,} in {config.steps:,} steps of {config.batch}"),
         ("time", _time(last)),
+        ("energy (estimate)", _energy(last)),
         ("loss on validation images", f"{last['validation_loss']:.4f}"),
     ]
     return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows), "", _curve(log)])
@@ -91,6 +100,24 @@ def _time(last: dict[str, float]) -> str:
     if "core_hours" not in last:
         return wall
     return f"{last['core_hours']:.2f} core-hours, {wall}"
+
+
+def _energy(last: dict[str, float]) -> str:
+    if "core_hours" not in last:
+        return "not measured"
+    return f"{last['core_hours'] * WATTS_PER_CORE:.1f} Wh, at an assumed {WATTS_PER_CORE} W a core"
+
+
+def _operations(config: TrainingConfig, weights: Path) -> str:
+    """Multiply-adds of one pass of the network for one image, each counted as two operations."""
+    sizes = json.loads(read_metadata(weights)["network"])
+    kind, high = sizes.get("kind", "unet"), config.high
+    size = config.low if kind in {"srresnet", "rrdb"} else high
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        network = (mobilenet(9) if kind == "mobilenet" else build(sizes)).eval()
+        rest = (torch.zeros(1),) if kind == "unet" else ()
+        network(torch.zeros(1, sizes.get("c_in", 3), size, size), *rest)
+    return f"{counter.get_total_flops() / 1e9:.2f} GFLOP a pass and image of {high} x {high} pixels"
 
 
 def _curve(log: list[dict[str, float]]) -> str:

@@ -70,19 +70,48 @@ class Adversarial(_Strict):
     critic_channels: int = Field(default=64, ge=1)
 
 
-Task = Literal["sr3", "portraits", "regression", "gan", "attributes"]
+class Distillation(_Strict):
+    """A one-step student of a diffusion model: its teacher, and the losses against the teacher's samples.
+
+    `noises` samples of each training image are drawn once, in `sampler_steps` steps of the multistep solver. The
+    student is told the noise level `level`, a time t of the cosine schedule. For `pretrain` steps the loss is the
+    squared error alone; then come the weights of the other losses. `spread` is that of the distance between two samples
+    of one image, which is to be at least the teacher's.
+    """
+
+    teacher: str = Field(pattern=r"^[a-z0-9-]+$")
+    noises: int = Field(default=2, ge=2)
+    sampler_steps: int = Field(default=8, ge=1, le=1000)
+    level: float = Field(default=0.65, gt=0, le=1)
+    pretrain: int = Field(ge=0)
+    pixel: float = Field(default=1.0, ge=0)
+    perceptual: float = Field(default=2.0, ge=0)
+    spread: float = Field(default=2.0, ge=0)
+    critic: float = Field(default=0.01, ge=0)
+    critic_channels: int = Field(default=64, ge=1)
+
+
+Task = Literal["sr3", "portraits", "regression", "gan", "student", "attributes"]
 NETWORKS: dict[Task, tuple[str, ...]] = {
     "sr3": ("unet",),
     "portraits": ("unet",),
     "regression": ("unet",),
     "gan": ("srresnet", "rrdb"),
+    "student": ("unet",),
     "attributes": ("mobilenet",),
 }
 """The kinds of network that each task can train."""
 
 
+SR3_ONLY = {"target", "residual", "blur", "conditioning_noise"}
+
+
 class TrainingConfig(_Strict):
-    """One model: its task, data, network and optimisation."""
+    """One model: its task, data, network and optimisation.
+
+    Of the task sr3 alone: what is predicted (`target`) of what (`residual` over bicubic, or the image), and the inputs'
+    augmentation: largest sigma of a `blur` in pixels, largest deviation of `conditioning_noise` on the scale 0 to 1.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9-]+$")
     task: Task
@@ -92,7 +121,12 @@ class TrainingConfig(_Strict):
     low: int = Field(default=16, ge=4)
     high: int = Field(default=64, ge=8)
     network: UNet | SRResNet | RRDB | MobileNet = Field(default=UNet(), discriminator="kind")
+    target: Literal["v", "eps"] = "v"
+    residual: bool = True
+    blur: float = Field(default=0.0, ge=0, le=2)
+    conditioning_noise: float = Field(default=0.0, ge=0, le=0.5)
     adversarial: Adversarial | None = None
+    distillation: Distillation | None = None
     steps: int = Field(ge=1)
     batch: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=3e-4, gt=0)
@@ -118,12 +152,18 @@ class TrainingConfig(_Strict):
             raise PydanticCustomError("kind", f"the task {self.task} trains a network of kind {' or '.join(kinds)}")
         if (self.task == "gan") != (self.adversarial is not None):
             raise PydanticCustomError("adversarial", "the task gan, and no other, needs the field adversarial")
+        if self.task != "sr3" and self.model_fields_set & SR3_ONLY:
+            fields = ", ".join(sorted(self.model_fields_set & SR3_ONLY))
+            raise PydanticCustomError("sr3", f"only the task sr3 has the fields {fields}")
+        if (self.task == "student") != (self.distillation is not None):
+            raise PydanticCustomError("distillation", "the task student, and no other, needs the field distillation")
         return self
 
     @property
     def phases(self) -> tuple[tuple[int, int], ...]:
         """First and last step of each part of the training that has a learning-rate schedule of its own."""
-        first = self.adversarial.pretrain if self.adversarial else 0
+        part = self.adversarial or self.distillation
+        first = part.pretrain if part else 0
         return ((0, first), (first, self.steps)) if 0 < first < self.steps else ((0, self.steps),)
 
 

@@ -1,14 +1,13 @@
 """Training of diffusion models: SR3, and the generator of the embedded portraits."""
 
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backends.pixels import to_model
-from backends.sr3.diffusion import cosine_gamma, ddim, diffuse, v_target
+from backends.sr3.diffusion import Formulation, ddim, diffuse, gammas
 from backends.sr3.unet import UNet
 from backends.training.config import TrainingConfig
 from backends.training.data import load_images, load_labels
@@ -24,9 +23,11 @@ def stratified_t(count: int, rng: torch.Generator) -> Tensor:
     return t[torch.randperm(count, generator=rng)]
 
 
-def v_loss(network: nn.Module, y0: Tensor, rng: torch.Generator, **inputs: Tensor | None) -> Tensor:
-    """Mean squared error of the v-prediction at stratified noise levels."""
-    gamma = cosine_gamma(stratified_t(len(y0), rng))
+def diffusion_loss(
+    network: nn.Module, formulation: Formulation, y0: Tensor, rng: torch.Generator, **inputs: Tensor | None
+) -> Tensor:
+    """Mean squared error of the prediction at stratified noise levels."""
+    gamma = formulation.gamma(stratified_t(len(y0), rng))
     eps = torch.randn(y0.shape, generator=rng)
     y_t = diffuse(y0, eps, gamma)
     condition, labels = inputs.get("condition"), inputs.get("labels")
@@ -34,11 +35,37 @@ def v_loss(network: nn.Module, y0: Tensor, rng: torch.Generator, **inputs: Tenso
     x = x.contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         prediction = network(x, gamma) if labels is None else network(x, gamma, labels)
-    return F.mse_loss(prediction.float(), v_target(y0, eps, gamma))
+    return F.mse_loss(prediction.float(), formulation.wanted(y0, eps, gamma))
+
+
+def blurred(low: Tensor, largest: float, rng: torch.Generator) -> Tensor:
+    """Half of the images (N, 3, H, W) blurred by a Gaussian, sigma uniform up to `largest` pixels; 0: none.
+
+    The paper blurs inputs by varying strength, in training alone, and gives neither range nor share.
+    """
+    if not largest:
+        return low
+    draws = torch.rand((2, len(low), 1), generator=rng)
+    sigma = (draws[0] * largest).clamp_min(1e-3)
+    kernel = torch.exp(-((torch.arange(7) - 3) ** 2) / (2 * sigma**2))
+    kernel = kernel / kernel.sum(dim=1, keepdim=True)
+    x = F.pad(low, (3, 3, 3, 3), mode="replicate").transpose(0, 1)
+    n = len(low)
+    for shape in ((n, 1, 7, 1), (n, 1, 1, 7)):
+        x = F.conv2d(x, kernel.reshape(shape), groups=n)
+    return torch.where(draws[1][:, :, None, None] < 0.5, x.transpose(0, 1), low)
+
+
+def noisy(low: Tensor, largest: float, rng: torch.Generator) -> Tensor:
+    """Gaussian noise of a deviation uniform up to `largest`, on the scale of 0 to 1, on images in [-1, 1]. 0: none."""
+    if not largest:
+        return low
+    sigma = 2 * largest * torch.rand((len(low), 1, 1, 1), generator=rng)
+    return low + sigma * torch.randn(low.shape, generator=rng)
 
 
 class SR3Task:
-    """SR3 on the residual over bicubic, scaled to unit variance, with v-prediction."""
+    """SR3: of the residual over bicubic scaled to unit variance with v-prediction, or as the paper has it."""
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
@@ -47,23 +74,31 @@ class SR3Task:
         self.sizes = config.network.model_dump() | {"c_in": 6}
         self.network = UNet(**{k: v for k, v in self.sizes.items() if k != "kind"})
         self.parts: dict[str, nn.Module] = {"network": self.network}
+        std = self.pairs.std if config.residual else 1.0
+        self.formulation = Formulation(config.target, config.residual, std)
 
-    def _loss(self, network: nn.Module, hr: Tensor, rng: torch.Generator) -> Tensor:
-        up = self._enlarged(hr)
-        return v_loss(network, (hr - up) / self.pairs.std, rng, condition=up)
+    def _loss(self, network: nn.Module, hr: Tensor, up: Tensor, rng: torch.Generator) -> Tensor:
+        return diffusion_loss(network, self.formulation, self.formulation.y0(hr, up), rng, condition=up)
 
     def _enlarged(self, hr: Tensor) -> Tensor:
         return self.pairs.resizer.up(self.pairs.resizer.down(hr))
 
+    def _augmented(self, hr: Tensor, rng: torch.Generator) -> Tensor:
+        """The enlarged inputs, some blurred and some with noise, as the config says."""
+        low = self.pairs.resizer.down(hr)
+        low = blurred(low, self.config.blur, rng)
+        return self.pairs.resizer.up(noisy(low, self.config.conditioning_noise, rng))
+
     def losses(self, _step: int, indices: Tensor, rng: torch.Generator) -> Iterator[tuple[str, Tensor]]:
         """See `Task.losses`."""
-        yield "network", self._loss(self.network, self.pairs.batch(indices, rng), rng)
+        hr = self.pairs.batch(indices, rng)
+        yield "network", self._loss(self.network, hr, self._augmented(hr, rng), rng)
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """See `Task.validate`."""
         rng = torch.Generator().manual_seed(1)
         held_out = to_model(self.pairs.held_out)
-        parts = [self._loss(network, part, rng) for part in portions(held_out)]
+        parts = [self._loss(network, part, self._enlarged(part), rng) for part in portions(held_out)]
         outputs = torch.cat([self._sample(network, part, rng) for part in portions(held_out[:FIGURES])])
         return {"validation_loss": float(torch.stack(parts).mean()), **self.pairs.figures(outputs)}
 
@@ -73,14 +108,17 @@ class SR3Task:
         def denoise(y: Tensor, gamma: Tensor) -> Tensor:
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 prediction: Tensor = network(torch.cat([up, y], dim=1), gamma)
-            return prediction.float()
+            return self.formulation.v(prediction.float(), y, gamma)
 
-        return up + self.pairs.std * ddim(denoise, torch.randn(up.shape, generator=rng), STEPS, lambda _: None)
+        levels = gammas(STEPS, self.formulation.first)
+        y0 = ddim(denoise, torch.randn(up.shape, generator=rng), levels, lambda _: None)
+        return self.formulation.image(y0, up)
 
     def export(self) -> tuple[dict[str, object], dict[str, str]]:
         """See `Task.export`."""
-        config = self.config
-        return self.sizes, {"std": f"{self.pairs.std:.8f}", "low": str(config.low), "high": str(config.high)}
+        config, formulation = self.config, self.formulation
+        settings = {"std": f"{formulation.std:.8f}", "low": str(config.low), "high": str(config.high)}
+        return self.sizes, settings | {"target": formulation.target, "residual": str(formulation.residual).lower()}
 
 
 class PortraitsTask:
@@ -96,17 +134,22 @@ class PortraitsTask:
         self.network = UNet(**{k: v for k, v in self.sizes.items() if k != "kind"})
         self.parts: dict[str, nn.Module] = {"network": self.network}
 
+    def _loss(self, network: nn.Module, y0: Tensor, rng: torch.Generator, labels: Tensor) -> Tensor:
+        return diffusion_loss(network, Formulation(), y0, rng, labels=labels)
+
     def losses(self, _step: int, indices: Tensor, rng: torch.Generator) -> Iterator[tuple[str, Tensor]]:
         """See `Task.losses`."""
         labels = self.labels[indices]
         labels = labels * (torch.rand(len(labels), 1, generator=rng) >= 0.1)
-        yield "network", v_loss(self.network, flip(to_model(self.images[indices.numpy()]), rng), rng, labels=labels)
+        yield "network", self._loss(self.network, flip(to_model(self.images[indices.numpy()]), rng), rng, labels)
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """See `Task.validate`."""
-        loss = partial(v_loss, network, rng=torch.Generator().manual_seed(1))
+        rng = torch.Generator().manual_seed(1)
         parts = zip(portions(self.held_out), portions(self.held_out_labels), strict=True)
-        return {"validation_loss": float(torch.stack([loss(y0, labels=labels) for y0, labels in parts]).mean())}
+        return {
+            "validation_loss": float(torch.stack([self._loss(network, y0, rng, labels) for y0, labels in parts]).mean())
+        }
 
     def export(self) -> tuple[dict[str, object], dict[str, str]]:
         """See `Task.export`."""

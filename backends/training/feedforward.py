@@ -69,14 +69,19 @@ class RegressionTask(_Feedforward):
 
 
 class Critic(nn.Module):
-    """A patch discriminator with spectral norm that sees an image beside the enlarged input: (N, 6, H, W) -> logits."""
+    """A patch discriminator with spectral norm that sees images beside the enlarged input.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: width of its first layer.
+        c_in: channels that it sees: 3 for the enlarged input and 3 for each image.
+    """
+
+    def __init__(self, channels: int, c_in: int = 6) -> None:
         super().__init__()
-        widths = [6, channels, 2 * channels, 4 * channels]
+        widths = [c_in, channels, 2 * channels, 4 * channels]
         layers: list[nn.Module] = []
-        for c_in, c_out in itertools.pairwise(widths):
-            layers += [spectral_norm(nn.Conv2d(c_in, c_out, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)]
+        for wide, wider in itertools.pairwise(widths):
+            layers += [spectral_norm(nn.Conv2d(wide, wider, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)]
         layers += [spectral_norm(nn.Conv2d(widths[-1], widths[-1], 3, padding=1)), nn.LeakyReLU(0.2)]
         layers += [spectral_norm(nn.Conv2d(widths[-1], 1, 3, padding=1))]
         self.layers = nn.Sequential(*layers)

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from backends.checkpoint import load_network
-from backends.sr3.diffusion import Denoiser, ancestral, cosine_gamma, from_v
+from backends.sr3.diffusion import Denoiser, ancestral, cosine_gamma, from_v, gammas
 from backends.sr3.unet import UNet
 from backends.training.data import GENDERS, RACES, label_vectors, load_images
 from harness.resize import to_uint8
@@ -59,7 +59,11 @@ def sample(labels: Tensor, size: int, network: torch.nn.Module) -> NDArray[np.ui
         shape = (len(wanted), 3, size, size)
         denoise = partial(_guided, network, wanted)
         x = ancestral(
-            denoise, torch.randn(shape, generator=rng), STEPS, _ignore, partial(torch.randn, shape, generator=rng)
+            denoise,
+            torch.randn(shape, generator=rng),
+            gammas(STEPS),
+            _ignore,
+            partial(torch.randn, shape, generator=rng),
         )
         parts.append(to_uint8(((_without_rest(x, denoise) + 1) * 127.5).permute(0, 2, 3, 1).double().numpy()))
         print(f"{start + len(wanted)} of {len(labels)} portraits", flush=True)

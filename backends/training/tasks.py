@@ -37,13 +37,14 @@ class Task(Protocol):
 
 def load_task(name: Name) -> type[Task]:
     """The class of a task."""
-    from backends.training import attributes, diffusion, feedforward
+    from backends.training import attributes, diffusion, feedforward, student
 
     tasks: dict[Name, type[Task]] = {
         "sr3": diffusion.SR3Task,
         "portraits": diffusion.PortraitsTask,
         "regression": feedforward.RegressionTask,
         "gan": feedforward.GANTask,
+        "student": student.StudentTask,
         "attributes": attributes.AttributesTask,
     }
     return tasks[name]

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,24 +25,27 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from backends.base import Batch
 from backends.checkpoint import load_network
-from backends.pixels import enlarge, to_model
+from backends.pixels import enlarge, to_images, to_model
+from backends.sr3 import backend
 from backends.sr3.unet import UNet
 from backends.training import __main__ as command
-from backends.training import card
+from backends.training import card, student
 from backends.training.config import ConfigError, TrainingConfig, load_config
 from backends.training.data import batches, label_vectors, load_images
-from backends.training.diffusion import SR3Task, stratified_t
+from backends.training.diffusion import SR3Task, blurred, noisy, stratified_t
 from backends.training.loop import Trainer, learning_rate
 from backends.training.portraits import nearest
 from harness.resize import resize, to_uint8
+from protos.values import Value
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TINY = {
+TINY: dict[str, Any] = {
     "name": "tiny",
     "task": "sr3",
     "train": "faces#train",
@@ -87,11 +91,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, and ten pictures to train on beside it."""
     write_faces(tmp_path / "data" / "faces", "train", 10)
     write_faces(tmp_path / "data" / "faces", "validation", 3)
+    write_teacher(tmp_path / "weights")
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(student, "FOLDER", tmp_path / "weights")
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
     return work
+
+
+def write_teacher(folder: Path) -> None:
+    """A diffusion model of the size of the tiny networks, whose answers depend on the noise."""
+    sizes = {k: v for k, v in TINY["network"].items() if k != "kind"} | {"c_in": 6}
+    network = UNet(**sizes)
+    torch.nn.init.normal_(network.exit.weight, std=0.05, generator=torch.Generator().manual_seed(0))
+    folder.mkdir()
+    metadata = {"network": json.dumps(sizes), "std": "0.1", "low": "4", "high": "16"}
+    save_file(network.state_dict(), folder / "teacher.safetensors", metadata)
 
 
 def train(config: TrainingConfig) -> Trainer:
@@ -135,6 +151,10 @@ def test_shipped_configs_are_valid(path: Path) -> None:
         ({"task": "gan"}, "the task gan trains a network of kind srresnet or rrdb"),
         ({"task": "gan", "network": {"kind": "rrdb"}}, "needs the field adversarial"),
         ({"adversarial": {"pretrain": 1}}, "needs the field adversarial"),
+        ({"task": "student"}, "needs the field distillation"),
+        ({"task": "student", "distillation": {"teacher": "../x", "pretrain": 1}}, "distillation.teacher"),
+        ({"target": "x"}, "target"),
+        ({"task": "regression", "target": "eps", "blur": 0.5}, "only the task sr3 has the fields blur, target"),
         ({"network": {"kind": "transformer"}}, "network"),
         ({"name": "../x"}, "name"),
         ({"ema": 1.0}, "ema"),
@@ -235,6 +255,46 @@ def test_training_sees_what_the_backend_will_see() -> None:
     assert pairs.std == pytest.approx(float(residual.std()), rel=1e-3)
 
 
+def test_blur_and_noise_are_of_the_inputs_alone() -> None:
+    """Blur smooths about half of the images and keeps flat ones; noise is as strong as asked for; 0 is neither."""
+    rng = torch.Generator().manual_seed(0)
+    low = torch.rand((64, 3, 8, 8), generator=rng)
+    changed = (blurred(low, 1.0, rng) != low).flatten(1).any(dim=1)
+    assert 20 < int(changed.sum()) < 44
+    assert (blurred(low, 2.0, rng).var() < low.var()).all()
+    flat = torch.full((8, 3, 8, 8), 0.25)
+    torch.testing.assert_close(blurred(flat, 2.0, rng), flat)
+    deviations = (noisy(low, 0.1, rng) - low).flatten(1).std(dim=1)
+    assert 0.15 < float(deviations.max()) < 0.22
+    assert blurred(low, 0, rng) is low
+    assert noisy(low, 0, rng) is low
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(("target", "residual"), [("v", True), ("eps", False)])
+def test_the_backend_serves_what_was_trained(monkeypatch: pytest.MonkeyPatch, target: str, residual: bool) -> None:  # noqa: FBT001 - a parameter
+    """The weights say what they predict: the backend's image is the one that the training's validation drew."""
+    settings = config(target=target, residual=residual, learning_rate=3e-3)
+    trainer = train(settings)
+    monkeypatch.setattr(backend, "FOLDER", card.export(settings, *trainer.task.export()).parent)
+    assert isinstance(trainer.task, SR3Task)
+    images = trainer.task.pairs.images[:2]
+    low = np.stack([to_uint8(resize(image.astype(np.float64), 4, 4)) for image in images])
+    ours = backend.SR3(weights="tiny")
+    options: dict[str, Value] = {"steps": 8, "sampler": "ddim"}
+    outputs = ours.upscale(Batch(low, 4, ("a", "b"), (1, 1), options), lambda _done, _total: None)
+    with torch.no_grad():
+        drawn = [
+            trainer.task._sample(trainer.average, to_model(image[None]), torch.Generator().manual_seed(1))
+            for image in images
+        ]
+    difference = np.abs(outputs - to_images(torch.cat(drawn)))
+    assert difference.mean() < 0.5  # the training's validation computes in bfloat16
+    assert difference.mean() < 0.1 * np.abs(outputs - outputs.mean()).mean()
+    formulation = trainer.task.formulation
+    assert (ours.formulation.target, ours.formulation.residual) == (formulation.target, formulation.residual)
+
+
 def test_images_are_decoded_once(folder: Path) -> None:
     """The second time they come from the cache, of the same bytes."""
     first = load_images("faces#train", 16)
@@ -270,12 +330,19 @@ ESRGAN = GAN | {
     "network": {"kind": "rrdb", "channels": 4, "growth": 2, "blocks": 1},
     "adversarial": {"pretrain": 2, "critic_channels": 4, "relativistic": True},
 }
+STUDENT: dict[str, object] = {
+    "name": "tiny",
+    "task": "student",
+    "distillation": {"teacher": "teacher", "noises": 3, "sampler_steps": 2, "pretrain": 4, "critic_channels": 4},
+}
 TASKS: dict[str, dict[str, object]] = {
     "sr3": {},
+    "sr3-eps": {"target": "eps", "residual": False, "blur": 1.0, "conditioning_noise": 0.1},
     "portraits": {"task": "portraits"},
     "regression": {"task": "regression"},
     "srgan": GAN,
     "esrgan": ESRGAN,
+    "student": STUDENT,
 }
 
 
@@ -322,6 +389,61 @@ def test_training_learns(folder: Path) -> None:
     assert rows[-1]["validation_loss"] < 0.95 * rows[0]["validation_loss"]
     for slow, fast in zip(trainer.average.parameters(), trainer.parts["network"].parameters(), strict=True):
         torch.testing.assert_close(slow, fast.detach(), atol=0.1, rtol=0)
+
+
+def test_a_student_draws_its_teachers_samples_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are kept beside the decoded images, part by part, and what is there is not drawn again."""
+    monkeypatch.setattr(student, "PART", 4)
+    samples = student.StudentTask(config(**STUDENT)).samples
+    assert samples.shape == (10, 3, 16, 16, 3)
+    assert len(np.unique(samples.reshape(30, -1), axis=0)) == 30
+    parts = sorted((folder / ".cache/training").glob("samples-*/*.npy"))
+    assert len(parts) == 3
+    written = [part.stat().st_mtime_ns for part in parts]
+    parts[1].unlink()
+    np.testing.assert_array_equal(student.StudentTask(config(**STUDENT)).samples, samples)
+    assert [part.stat().st_mtime_ns == t for part, t in zip(parts, written, strict=True)] == [True, False, True]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_student_learns_its_teachers_answers() -> None:
+    """Its squared error against the teacher's samples of photos that it was not trained on falls."""
+    task = student.StudentTask(config(**STUDENT))
+    with torch.no_grad():
+        before = task.validate(task.network.eval())["validation_loss"]
+    changes = STUDENT | {"distillation": {"teacher": "teacher", "sampler_steps": 2, "pretrain": 60}}
+    trainer = train(config(**changes, steps=60, checkpoint_every=60, learning_rate=3e-3, ema=0.9))
+    with torch.no_grad():
+        assert trainer.task.validate(trainer.average)["validation_loss"] < 0.9 * before
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_backend_serves_an_exported_student(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step from the trained weights: another seed is another face, the same seed the same bytes."""
+    settings = config(**STUDENT | {"name": "sr3-fast-16-64"})
+    trainer = train(settings)
+    monkeypatch.setattr(backend, "FOLDER", card.export(settings, *trainer.task.export()).parent)
+    images = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3), dtype=np.uint8).repeat(3, axis=0)
+    batch = Batch(images, 4, ("a", "b", "c"), (1, 2, 1))
+    outputs = backend.SR3Fast().upscale(batch, lambda _done, _total: None)
+    assert outputs.shape == (3, 16, 16, 3)
+    np.testing.assert_array_equal(outputs[0], outputs[2])
+    assert np.abs(outputs[0] - outputs[1]).mean() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"distillation": {"teacher": "nobody", "pretrain": 1}}, "teacher: nobody.safetensors"),
+        ({"high": 32}, "teacher enlarges 4 to 16"),
+        ({"network": TINY["network"] | {"channels": 16}}, "network: not that of the teacher"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_a_teacher_that_does_not_fit_is_named(changes: dict[str, object], named: str) -> None:
+    """It is missing, or made for other sizes, or another network."""
+    with pytest.raises(ConfigError, match=named):
+        student.StudentTask(config(**STUDENT | changes))
 
 
 def test_a_finished_training_is_left_as_it_is(folder: Path) -> None:
@@ -531,6 +653,8 @@ def test_a_card_is_made_from_the_log(folder: Path, monkeypatch: pytest.MonkeyPat
     assert text.startswith("# tiny: a test\n\n√γ\n")
     assert "| images seen | 24 in 6 steps of 4 |" in text
     assert text.count("| 12 | ") == 1
+    assert "GFLOP a pass and image of 16 x 16 pixels" in text
+    assert "Wh, at an assumed 5 W a core" in text
     assert f"{json.loads(lines[1])['validation_loss']:.4f}" in text
     assert "24 images of `utkface:x#test`" in text
     assert "| tiny | psnr | 24 | 26.12 | 25 to 27 |" in text
