@@ -160,11 +160,12 @@ class Fairness(_Strict):
     """The audit of groups: which instruments look at the faces, and what is claimed of which measures.
 
     `instruments` are those of `INSTRUMENTS`, names that `networks` gives, and `predictions:FILE` once at most; the
-    first is the one for what needs several outputs of an input. `identity` compares faces, `skin` their skin tone.
+    first is the one for what needs several outputs of an input. `identity` is how many faces are compared with their
+    outputs (each takes tens of milliseconds; 0 for none), `skin` says whether their skin tone is.
     """
 
     instruments: tuple[str, ...] = ("attributes",)
-    identity: bool = False
+    identity: int = Field(default=0, ge=0)
     skin: bool = True
     posterior: Posterior | None = None
     uninformative: Uninformative | None = None

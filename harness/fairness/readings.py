@@ -193,12 +193,23 @@ def _store(folder: RunFolder, record: dict[str, Any], images: pd.DataFrame, back
         shown = [picture for picture in shown if picture[2:4] == (0, PNG) and picture.condition == CLEAN.name]
     if name in (IDENTITY, SKIN):  # say something of an output only beside its target
         shown = [picture for picture in shown if picture.condition == CLEAN.name and not picture.sample]
+    if name == IDENTITY:
+        faces = _faces(images, record["suite"]["content"]["fairness"]["identity"])
+        shown = [picture for picture in shown if picture.image in faces]
     path = _file(folder, backend, name, about)
     wanted = {picture[:4] for picture in shown}
     if not shown or (path.exists() and _stored(path) == wanted):
         return
     tables = [_read(folder, record, name, backend["label"], part) for part in _batches(shown)]
     folder.write_table(str(path.relative_to(folder.path).with_suffix("")), pd.concat(tables, ignore_index=True))
+
+
+def _faces(images: pd.DataFrame, count: int) -> set[str]:
+    """The images that identities are compared on: by seed, in equal numbers per race x gender as far as they last."""
+    usable = images[images["error"] == ""].sort_values("seed")
+    groups = [attribute for attribute in ("race", "gender") if attribute in usable]
+    turn = usable.groupby(groups).cumcount() if groups else pd.Series(0, usable.index)
+    return set(usable.loc[turn.sort_values(kind="stable").index, "image"].head(count).astype(str))
 
 
 def _stored(path: Path) -> set[tuple[str, str, int, str]]:

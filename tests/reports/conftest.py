@@ -428,7 +428,7 @@ def _faces() -> dict[str, list[dict[str, Any]]]:
     claim = sr3 | {"metric": "lpips_alex", "of": "value"}
     interval = {"mean": 0.1, "low": 0.05, "high": 0.15}
     observed = {"observed": 0.6, "low": 0.4, "high": 0.8, "expected": 0.5, "expected_low": 0.3, "expected_high": 0.7}
-    pairs = {"threshold": 0.04, "fmr": 0.001, "impostor_pairs": 7140, "note": ""}
+    pairs = {"threshold": 0.04, "fmr": 0.001, "impostor_pairs": 7140, "note": "", "fnmr_own": 0.2}
     excess = {"excess": 0.1, "excess_low": 0.06, "excess_high": 0.14}
     return {
         "contrasts": [

@@ -13,10 +13,10 @@ from harness.degrade import sample_seed
 from harness.errors import ConfigError, StoreError, WeightsError
 from harness.fairness.accuracy import confusion, corrected_shares, disagreement
 from harness.fairness.readings import (
-    _first,
     attribute_of,
     describe_instruments,
     describe_measures,
+    first_outputs,
     load_readings,
     measure_readings,
     said,
@@ -49,7 +49,7 @@ def folder(bicubic: Path, tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "run")
 
 
-def measure(folder: RunFolder, instruments: str = "[attributes]", identity: str = "false") -> pd.DataFrame:
+def measure(folder: RunFolder, instruments: str = "[attributes]", identity: int = 0) -> pd.DataFrame:
     """Take the readings of a run; its rows of fairness."""
     suite = parse_suite(SUITE % (instruments, identity), "x.yaml")
     try:
@@ -93,9 +93,9 @@ def test_rows_compare_outputs_with_targets(folder: RunFolder) -> None:
         for b in ("bicubic", "passthrough")
     }
     truth = read_table(folder.path / "images.parquet").set_index("image")
-    png = _first(readings, "passthrough", "png")
+    png = first_outputs(readings, "passthrough", "png")
     for backend, encoding in (("bicubic", "png"), ("passthrough", "jpeg90")):
-        now = _first(readings, backend, encoding).reindex(png.index)
+        now = first_outputs(readings, backend, encoding).reindex(png.index)
         values = sides[backend].loc[png.index]
         race, before = (attribute_of(r, "race").to_numpy().argmax(axis=1) for r in (now, png))
         assert (values["race_flip_attributes"] == (race != before)).all()
