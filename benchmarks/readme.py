@@ -49,8 +49,11 @@ def comparison(tables: dict[str, pd.DataFrame]) -> str:
 
 
 def overview(tables: dict[str, pd.DataFrame]) -> str:
-    """Quality, variety and time of each backend, without differences: for too many backends to pair them all."""
-    speed = tables["speed"][tables["speed"]["batch"] == 1]
+    """Quality, variety and time of each backend, without differences: for too many backends to pair them all.
+
+    Times that other work disturbed are left out.
+    """
+    speed = tables["speed"].query("batch == 1 and valid")
     times = speed.assign(metric="ms an image", mean=1000 / speed["images_per_s"])
     sets = tables["sets"].rename(columns={"value": "mean"})
     parts = [tables["summary"], tables["diversity"].assign(metric="diversity"), sets, times]

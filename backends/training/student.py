@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -101,7 +102,7 @@ def draw_samples(teacher: Teacher, pairs: Pairs, noises: int) -> NDArray[np.uint
 
     They are kept under .cache/ in parts, so that an interrupted drawing goes on where it was.
     """
-    text = f"{hashlib.sha256(pairs.images).hexdigest()} {teacher.steps} {noises}"
+    text = f"{hashlib.sha256(pairs.images.tobytes()).hexdigest()} {teacher.steps} {noises}"
     key = hashlib.sha256(text.encode() + teacher.path.read_bytes()).hexdigest()[:16]
     folder = Path(".cache/training") / f"samples-{key}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +128,7 @@ def _draw_part(teacher: Teacher, pairs: Pairs, noises: int, start: int) -> NDArr
     samples = []
     for k in range(noises):
         z = torch.stack([noise(start + i, k, size) for i in range(len(hr))])
-        outputs = [teacher.sample(*both) for both in zip(up.split(32), z.split(32), strict=True)]
+        outputs = [teacher.sample(*both) for both in zip(portions(up), portions(z), strict=True)]
         samples.append(to_uint8(pixels.to_images(torch.cat(outputs)).astype(np.float64)))
     return np.stack(samples, axis=1)
 
@@ -142,17 +143,19 @@ class Perception:
     """LPIPS on VGG16, with the features of an image computed once however many it is compared with."""
 
     def __init__(self) -> None:
-        self.lpips = lpips_network("vgg")
+        lpips = lpips_network("vgg")
+        self.scale, self.trunk = cast("nn.Module", lpips.scaling_layer), cast("nn.Module", lpips.net)
+        self.heads = cast("nn.ModuleList", lpips.lins)
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Unit features of (N, 3, H, W) images at five depths."""
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            outputs = self.lpips.net(self.lpips.scaling_layer(x))
+            outputs = self.trunk(self.scale(x))
         return [normalize_tensor(each.float()) for each in outputs]
 
     def distances(self, x: list[Tensor], y: list[Tensor]) -> Tensor:
         """LPIPS between images of these features, (N,)."""
-        parts = zip(self.lpips.lins, x, y, strict=True)
+        parts = zip(self.heads, x, y, strict=True)
         layers = [head((a - b) ** 2).mean(dim=(1, 2, 3)) for head, a, b in parts]
         return torch.stack(layers).sum(dim=0)
 
