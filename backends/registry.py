@@ -68,6 +68,14 @@ ENTRIES = {
             hints=("model",),
         ),
         Entry(
+            "srgan",
+            "backends.gan.backend:srgan",
+            "SRGAN for faces, 16 -> 64",
+            family="gan",
+            licence="non-commercial research",
+            optional=("weights", *TORCH),
+        ),
+        Entry(
             "sr3",
             "backends.sr3.backend:SR3",
             "SR3 diffusion for faces, 16 -> 64",

@@ -4,8 +4,12 @@ CSV is a table of Lasz et al. 2024: a row for each of 1,400 faces, `race` what t
 classifier sees in the output; its name is one of `PUBLISHED`. Beside their chi2 test of each parity, which takes the
 expectation for a second sample, and shares for counts, stands a valid one: homogeneity of the hit rates for RDP,
 goodness of fit for PR. Exit status 1 when a figure is not the published one.
+
+With `--predictions FILE`, what their classifier sees is written there as the suite published-fairness reads it; the
+tables' names are then those of its backends.
 """
 
+import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +43,7 @@ TOLERANCE = 0.006
 
 
 def read(path: Path) -> tuple[pd.DataFrame, Published]:
-    """The columns `race` and `race_recon` of a table, and what was published of it.
+    """The columns `file`, `race` and `race_recon` of a table, and what was published of it.
 
     Raises:
         ConfigError: the table cannot be read, lacks a column, or is not one whose figures were published.
@@ -48,7 +52,7 @@ def read(path: Path) -> tuple[pd.DataFrame, Published]:
     if not published:
         raise ConfigError(f"{path}: no published figures; the file is one of {', '.join(PUBLISHED)}")
     try:
-        return pd.read_csv(path, usecols=["race", "race_recon"], dtype=str), published
+        return pd.read_csv(path, usecols=["file", "race", "race_recon"], dtype=str), published
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {one_line(str(error))}") from error
 
@@ -89,18 +93,31 @@ def published_test(parity: Parity) -> float:
     return float(chi2_contingency(np.stack([counts, parity.n * parity.table["reference"]])).pvalue)
 
 
+def predictions(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The instrument's table (backend, image, race) of the classifier's readings of each backend's outputs."""
+    parts = [
+        pd.DataFrame({"backend": name, "image": table["file"].map(lambda f: Path(f).stem), "race": table["race_recon"]})
+        for name, table in tables.items()
+    ]
+    return pd.concat(parts)
+
+
 def main() -> int:
     """Print both tables of each file; returns the exit status."""
-    if len(sys.argv) < 2:
-        print("usage: python -m benchmarks.fairness_published CSV...", file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fairness_published")
+    parser.add_argument("csv", nargs="+", type=Path)
+    parser.add_argument("--predictions", type=Path)
+    arguments = parser.parse_args()
     agree = True
     try:
-        for path in map(Path, sys.argv[1:]):
-            compared, p = figures(*read(path))
-            print(f"{path.stem}\n{compared.to_string(index=False)}\n\n{p.to_string(index=False)}\n")
+        tables = {path.stem: read(path) for path in arguments.csv}
+        if arguments.predictions:
+            predictions({name: table for name, (table, _) in tables.items()}).to_csv(arguments.predictions, index=False)
+        for name, table in tables.items():
+            compared, p = figures(*table)
+            print(f"{name}\n{compared.to_string(index=False)}\n\n{p.to_string(index=False)}\n")
             agree &= bool(compared["agrees"].all())
-    except HarnessError as error:
+    except (HarnessError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return int(not agree)

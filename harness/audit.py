@@ -64,6 +64,11 @@ COLUMNS = {
     "sets": "backend metric n value low high note",
 }
 """Columns of each table, there even when it has no rows; those with pictures have the group attributes as well."""
+FAIRNESS = (
+    *("groups", "gaps", "contrasts", "subgroups", "flips", "excess_flips", "parity", "posterior", "reliability"),
+    *("perceptual", "verification", "indices", "seeds", "probes", "instruments", "disagreement"),
+)
+"""The tables of the fairness audit."""
 
 
 def tables(folder: RunFolder) -> dict[str, pd.DataFrame]:

@@ -212,6 +212,13 @@ class RunFolder:
         """The files that hold the rows of a kind, oldest first."""
         return sorted((self.path / "rows").glob(f"{kind}-*.parquet"))
 
+    def fairness(self) -> dict[str, pd.DataFrame]:
+        """The tables of the fairness audit by name, made anew from the stored rows and readings; see docs/fairness.md."""
+        from harness.audit import FAIRNESS, tables
+
+        made = tables(self)
+        return {name: made[name] for name in FAIRNESS}
+
     def write_table(self, name: str, frame: pd.DataFrame) -> None:
         """Write a frame as `NAME.parquet`."""
         write_atomic(self.path / f"{name}.parquet", frame.to_parquet(index=False))

@@ -247,6 +247,9 @@ def _groups(run: Run) -> Iterator[Finding]:
     if "gaps" in run.missing:
         yield Finding("Groups", f"Not measured: {run.missing['gaps']}. {NOT_PASSED}", warning=True)
         return
+    if (run.table("gaps")["family"] == "primary").any():
+        yield from _claims(run)
+        return
     gaps = run.table("gaps", run.headline)
     gaps = gaps[gaps["of"] == "value"]
     for label in run.compared:
@@ -256,12 +259,35 @@ def _groups(run: Run) -> Iterator[Finding]:
             yield Finding(f"Groups, {label}", f"{run.title(run.headline)}: {text}.")
 
 
+def _claims(run: Run) -> Iterator[Finding]:
+    """The verdict on each attribute, from the claims that the suite fixed before the run."""
+    gaps = run.table("gaps")
+    primary = gaps[gaps["family"] == "primary"]
+    for label in run.compared:
+        mine = primary[primary["backend"] == label]
+        for attribute in dict.fromkeys(mine["attribute"]):
+            claims = [_claim(run, row) for _, row in mine[mine["attribute"] == attribute].iterrows()]
+            yield Finding(f"{label}, {attribute}", f"{'; '.join(claims)}.".capitalize())
+
+
+def _claim(run: Run, row: "pd.Series[Any]") -> str:
+    what = run.title(row["metric"]) + (f" gain over {BASELINE}" if row["of"] == "gain" else "")
+    if row["verdict"] == "disparity":
+        chance = f"gap {significant(row['gap'], 2)}, 95 % of chance gaps under {significant(row['null_p95'], 2)}"
+        return f"disparity in {what}, worst {row['worst']}, best {row['best']} ({chance})"
+    if row["verdict"] == "insufficient":
+        return f"too few images to judge {what} ({NOT_PASSED[:-1].lower()})"
+    if row["verdict"] == "inconclusive":
+        return f"inconclusive in {what}: a true gap under {significant(row['smallest_effect'], 2)} would be missed"
+    return f"no disparity in {what} beyond {significant(row['margin'], 2)}"
+
+
 def _group_sentence(rows: pd.DataFrame, baseline: pd.DataFrame) -> str:
     real = rows[rows["verdict"] == "disparity"].sort_values("gap", ascending=False)
     shared = set(baseline[baseline["verdict"] == "disparity"]["attribute"])
     parts = [_gap(row, shared=row["attribute"] in shared) for _, row in real.iterrows()]
     open_ones = rows[rows["verdict"] == "inconclusive"]["attribute"].tolist()
-    level = rows[rows["verdict"] == "no disparity"]["attribute"].tolist()
+    level = rows[rows["verdict"] == "no disparity beyond the margin"]["attribute"].tolist()
     parts += [f"no disparity beyond the margin by {names(level)}"] if level else []
     untold = rows[rows["verdict"] == "insufficient"]["attribute"].tolist()
     parts += [f"inconclusive by {names(open_ones)}"] if open_ones else []

@@ -17,7 +17,7 @@ from backends.sr3 import unet
 
 
 class FeedForward:
-    """A network that makes the output in one pass, from `weights` of the training kit; none are shipped yet.
+    """A network that makes the output in one pass, from `weights` of the training kit.
 
     The other settings are those of `Device`.
     """

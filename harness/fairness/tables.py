@@ -193,14 +193,15 @@ def _informed(reader: Reader, attribute: str, backend: str, classes: list[str]) 
     if not len(labels):
         return
     errors = confusion(first_outputs(reader.readings, CONTROL, PNG).reindex(labels.index), labels, attribute)
+    note = "" if len(reader.truth(attribute)) else "no reading of the photos: no control arm"
     rdp, mix = parity.rdp(labels, outputs), parity.p_pr(labels, classes=classes)
     judged = rdp.table[rdp.table["share"].notna()]
     p = homogeneity([int(hits) for hits in judged["hits"]], [int(n) for n in judged["n"]])
-    yield from _divergences("RDP", rdp, _corrected_rdp(errors, labels, outputs), p)
+    yield from _divergences("RDP", rdp, _corrected_rdp(errors, labels, outputs), p, note)
     pr = parity.pr(outputs, mix)
     shares = pd.Series(corrected_shares(errors.to_numpy(float), pr.table["share"].to_numpy(float)), classes)
     p = goodness_of_fit([int(hits) for hits in pr.table["hits"]], list(mix))
-    yield from _divergences("PR", pr, (parity.chi2(shares, mix), parity.chebyshev(shares, mix)), p)
+    yield from _divergences("PR", pr, (parity.chi2(shares, mix), parity.chebyshev(shares, mix)), p, note)
 
 
 def _corrected_rdp(errors: pd.DataFrame, labels: pd.Series, outputs: pd.Series) -> tuple[float, float]:
