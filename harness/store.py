@@ -213,7 +213,7 @@ class RunFolder:
         return sorted((self.path / "rows").glob(f"{kind}-*.parquet"))
 
     def fairness(self) -> dict[str, pd.DataFrame]:
-        """The tables of the fairness audit by name, made anew from the stored rows and readings; see docs/fairness.md."""
+        """The tables of the fairness audit by name, made anew from what is stored; see docs/fairness.md."""
         from harness.audit import FAIRNESS, tables
 
         made = tables(self)

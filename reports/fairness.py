@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from harness.score import BASELINE
+from reports.findings import NOT_PASSED
 from reports.load import Run
 from reports.numbers import NOTHING, Format, count, fit, p_value, significant
 from reports.parts import (
@@ -39,8 +40,14 @@ def section(run: Run) -> Section:
     audited = bool(run.record["instruments"])
     scores = [*_claims(run), *_by_group(run), *_contrasts(run), *_gaps(run), *_searched(run)]
     tables = [*scores, *(_faces(run) if audited else ())]
-    absent = not_measured(run, "gaps", *(FACES if audited else ()))
+    absent = not_measured(run, "gaps") + ([_absent(run)] if audited and _absent(run) else [])
     return Section("groups", "Fairness", [*_lead(run)], [t for t in tables if t.rows], absent)
+
+
+def _absent(run: Run) -> str:
+    """One sentence for all tables of the audit that there are not, since a suite seldom asks for everything."""
+    reasons = "; ".join(run.missing[table] for table in FACES if table in run.missing)
+    return f"{reasons}. {NOT_PASSED}" if reasons else ""
 
 
 def _lead(run: Run) -> Iterator[str]:

@@ -118,9 +118,10 @@ def _columns(scores: Scores, by_group: pd.Series) -> Iterator[Column]:
     for metric in scores.measures:
         table = scores.values(metric)
         gain = _gain(scores, table, metric)
-        for label in table.columns:
+        ideal = {CONTROL} if metric in scores.record["metrics"] else set()  # the ground truth against itself
+        for label in [label for label in table.columns if label not in ideal]:
             yield Column(label, metric, "value", _of_judged_groups(table[label], by_group))
-            if metric in scores.record["metrics"] and label not in (BASELINE, CONTROL) and BASELINE in table:
+            if metric in scores.record["metrics"] and label != BASELINE and BASELINE in table:
                 yield Column(label, metric, "gain", _of_judged_groups(gain[label], by_group))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.datasets import UNKNOWN
+from harness.datasets import CUES, UNKNOWN
 from harness.fairness import parity, perceptual, posterior, verification
 from harness.fairness.accuracy import confusion, corrected_shares, disagreement
 from harness.fairness.inference import goodness_of_fit, homogeneity, nested_interval, wilson
@@ -189,6 +189,7 @@ def _informed(reader: Reader, attribute: str, backend: str, classes: list[str]) 
     if attribute not in reader.scores.attributes:
         return
     labels = reader.scores.groups_of(attribute)
+    whole = labels[labels != UNKNOWN].isin(classes).all()
     labels, outputs = labels[labels.isin(classes)].align(reader.output(backend, attribute), join="inner")
     if not len(labels):
         return
@@ -198,6 +199,8 @@ def _informed(reader: Reader, attribute: str, backend: str, classes: list[str]) 
     judged = rdp.table[rdp.table["share"].notna()]
     p = homogeneity([int(hits) for hits in judged["hits"]], [int(n) for n in judged["n"]])
     yield from _divergences("RDP", rdp, _corrected_rdp(errors, labels, outputs), p, note)
+    if not whole:  # of a part of the groups only, there is no mix to compare with
+        return
     pr = parity.pr(outputs, mix)
     shares = pd.Series(corrected_shares(errors.to_numpy(float), pr.table["share"].to_numpy(float)), classes)
     p = goodness_of_fit([int(hits) for hits in pr.table["hits"]], list(mix))
@@ -381,10 +384,11 @@ def _slopes(scores: Scores) -> Iterator[Row]:
 
 def _probes(scores: Scores, _: list[Reader]) -> Iterator[Row]:
     """The effect of the cue that a counterfactual series moves, on every measure: the trend and the largest gap."""
-    if "base" not in scores.images:
+    cue = next((a for a in CUES if a in scores.images), None)
+    if cue is None or not str(scores.record["dataset"].get("spec")).startswith("counterfactual:"):
         return
-    cue = next(a for a in ("tone", "light") if a in scores.images)
-    where = scores.images.set_index("image")[["base", cue]].rename(columns={cue: "level"})
+    images = scores.images.set_index("image")
+    where = pd.DataFrame({"base": images.index.str.rsplit(".", n=1).str[0], "level": images[cue]}, images.index)
     for metric in scores.measures:
         table = scores.values(metric)
         for backend in (b for b in table if b != CONTROL):
