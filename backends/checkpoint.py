@@ -27,13 +27,16 @@ LARGEST |= {"growth": 256, "scale": 16}
 
 
 def weights_file(folder: Path, name: str) -> Path:
-    """The weights of a model by its name, such as `sr3-16-64`.
+    """The weights of a model by its name, such as `sr3-16-64`, or a file of the training kit's anywhere.
 
     Raises:
-        ValueError: that is no name.
+        ValueError: that is neither.
     """
+    if name.endswith(".safetensors"):
+        return Path(name)
     if not re.fullmatch(r"[a-z0-9-]{1,60}", name):
-        raise ValueError(f"weights={one_line(name, 60)}: a name is lower-case letters, digits and dashes")
+        allowed = "a name is lower-case letters, digits and dashes; a file ends in .safetensors"
+        raise ValueError(f"weights={one_line(name, 60)}: {allowed}")
     return folder / f"{name}.safetensors"
 
 

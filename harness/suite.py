@@ -164,7 +164,7 @@ class Fairness(_Strict):
     outputs (each takes tens of milliseconds; 0 for none), `skin` says whether their skin tone is.
     """
 
-    instruments: tuple[str, ...] = ("attributes",)
+    instruments: tuple[str, ...] = Field(default=("attributes",), min_length=1)
     identity: int = Field(default=0, ge=0)
     skin: bool = True
     posterior: Posterior | None = None

@@ -35,12 +35,13 @@ FACES = (
 
 def section(run: Run) -> Section:
     """The whole section."""
-    if run.table("groups").empty:
-        return Section("groups", "Fairness", gaps=not_measured(run, *TABLES))
     audited = bool(run.record["instruments"])
+    rest = [_absent(run)] if audited and _absent(run) else []
+    if run.table("groups").empty:
+        return Section("groups", "Fairness", gaps=not_measured(run, *TABLES) + rest)
     scores = [*_claims(run), *_by_group(run), *_contrasts(run), *_gaps(run), *_searched(run)]
     tables = [*scores, *(_faces(run) if audited else ())]
-    absent = not_measured(run, "gaps") + ([_absent(run)] if audited and _absent(run) else [])
+    absent = not_measured(run, "gaps") + rest
     return Section("groups", "Fairness", [*_lead(run)], [t for t in tables if t.rows], absent)
 
 
@@ -131,7 +132,6 @@ def _claims(run: Run) -> Iterator[Table]:
     columns = [
         Column("Backend"),
         Column("Measure", wide=True),
-        Column("By", wide=True),
         Column("Gap"),
         Column("Chance: 95 %", "of gaps below"),
         Column("Margin"),
@@ -146,8 +146,7 @@ def _claim(run: Run, row: "pd.Series[Any]") -> list[Cell]:
     strong = "strong" if row["verdict"] == "disparity" else ""
     ends = f"worst {row['worst']}, best {row['best']}" if row["worst"] else ""
     return [
-        Cell(_measure(run, row)),
-        Cell(str(row["attribute"])),
+        Cell(_measure(run, row), f"by {row['attribute']}"),
         *(number_cell(significant(row[key], 3)) for key in ("gap", "null_p95", "margin")),
         number_cell(p_value(row["p_adjusted"])),
         number_cell(significant(row["smallest_effect"], 3)),

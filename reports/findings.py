@@ -267,7 +267,8 @@ def _claims(run: Run) -> Iterator[Finding]:
         mine = primary[primary["backend"] == label]
         for attribute in dict.fromkeys(mine["attribute"]):
             claims = [_claim(run, row) for _, row in mine[mine["attribute"] == attribute].iterrows()]
-            yield Finding(f"{label}, {attribute}", f"{'; '.join(claims)}.".capitalize())
+            first, rest = claims[0][:1], claims[0][1:]
+            yield Finding(f"{label}, {attribute}", f"{first.upper()}{'; '.join([rest, *claims[1:]])}.")
 
 
 def _claim(run: Run, row: "pd.Series[Any]") -> str:

@@ -33,7 +33,7 @@ class FeedForward:
         code = [Path(module.__file__ or "") for module in (networks, unet, harness.resize)]
         scale, multiple = high // low, int(getattr(network, "multiple", 1))
         self.description = Description(
-            name=weights.removesuffix("-16-64"),
+            name=path.stem.removesuffix("-16-64"),
             family=family,
             digest=self.device.digest(Path(__file__), *code, path),
             scales=(scale,),

@@ -36,7 +36,7 @@ class _Faces:
         code = [Path(module.__file__ or "") for module in (diffusion, unet, harness.resize)]
         scale = high // low
         self.description = Description(
-            name=weights.removesuffix("-16-64"),
+            name=path.stem.removesuffix("-16-64"),
             family="diffusion",
             digest=self.device.digest(Path(__file__), *code, path),
             scales=(scale,),

@@ -28,7 +28,8 @@ from harness.score import output_path
 from harness.store import RunFolder, read_table
 from harness.suite import Suite, parse_suite
 
-SUITE = "name: small\ntitle: small\nlow: 16\nhigh: 64\nmetrics: [psnr]\nfairness: {instruments: %s, identity: %s}\n"
+PLAIN = "name: small\ntitle: small\nlow: 16\nhigh: 64\nmetrics: [psnr]\n"
+SUITE = PLAIN + "fairness: {instruments: %s, identity: %s, skin: false}\n"
 IMAGES = 10
 
 
@@ -36,7 +37,7 @@ IMAGES = 10
 def bicubic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of bicubic over synthetic portraits, 16 to 64 pixels."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    suite = parse_suite(SUITE % ("[attributes]", "false"), "x.yaml")
+    suite = parse_suite(PLAIN, "x.yaml")
     with Progress(disable=True) as progress:
         run(Job(suite, "synthetic", ("bicubic",), out, IMAGES, ""), progress)
     return out
@@ -168,7 +169,7 @@ def test_further_samples_are_read(folder: RunFolder) -> None:
     image, seed = first_image(folder)
     before = measure(folder)
     record = folder.read_record() or {}
-    record["suite"]["content"]["fairness"] |= {"samples": 2, "sampled": 1}
+    record["suite"]["content"]["fairness"] |= {"posterior": {"images": 1, "samples": 2}}
     record["backends"] = [b | {"deterministic": b["label"] == "passthrough"} for b in record["backends"]]
     folder.write_record(record)
     folder.write_image(output_of(folder, image, sample_seed(seed, 1)), load(folder.target(image)))
@@ -192,7 +193,7 @@ def test_a_changed_instrument_is_refused(folder: RunFolder) -> None:
 
 def test_measures_are_described() -> None:
     """Every metric of the rows has a title, a unit, a direction and a recipe that holds the instrument's."""
-    suite: Suite = parse_suite(SUITE % ("[attributes]", "false"), "x.yaml")
+    suite: Suite = parse_suite(SUITE % ("[attributes]", 0), "x.yaml")
     about = describe_instruments(suite)
     measures = describe_measures(about)
     directions = {name: measure["higher_is_better"] for name, measure in measures.items()}
