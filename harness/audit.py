@@ -181,7 +181,7 @@ def contrasts(scores: Scores) -> pd.DataFrame:
 
 
 def subgroups(scores: Scores) -> pd.DataFrame:
-    """The subgroup that stands out most in each claimed measure."""
+    """The worst subgroup in each claimed measure."""
     return _frame("subgroups", fairness.subgroups(scores))
 
 

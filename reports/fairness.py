@@ -259,7 +259,7 @@ def _searched(run: Run) -> Iterator[Table]:
         Column("p", "corrected for the search"),
         Column("Searched", "subgroups"),
     ]
-    caption = "The subgroup that stands out most, among all groups and pairs of groups"
+    caption = "The worst subgroup, among all groups and pairs of groups"
     yield Table(caption, columns, rows, "subgroups", folded=True)
 
 

@@ -252,7 +252,7 @@ def _direction(difference: float, p: float, higher_is_better: bool | None) -> st
 
 
 def subgroups(scores: Scores) -> list[dict[str, Any]]:
-    """The subgroup that stands out most in each claimed measure, of all groups and pairs of groups searched."""
+    """The worst subgroup in each claimed measure, of all groups and pairs of groups searched."""
     rows = []
     labels = scores.images.set_index("image")[[a for a in scores.attributes if a != "race x gender"]]
     for measure, of in dict.fromkeys((c["measure"], c["of"]) for c in scores.claims):
@@ -260,7 +260,8 @@ def subgroups(scores: Scores) -> list[dict[str, Any]]:
         for label in (b for b in table.columns if b != CONTROL and not (of == "gain" and b == BASELINE)):
             values = (_gain(scores, table, measure) if of == "gain" else table)[label]
             values = values[np.isfinite(values.to_numpy(float))]
-            found = scan(values.to_numpy(float), labels.reindex(values.index), INSUFFICIENT)
+            better = True if of == "gain" else scores.higher_is_better(measure)
+            found = scan(values.to_numpy(float), labels.reindex(values.index), higher_is_better=better)
             if found is not None:
                 name = ", ".join(found.attributes.values())
                 what = {"backend": label, "metric": measure, "of": of, "subgroup": name, "n": found.n}

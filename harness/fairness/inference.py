@@ -290,9 +290,12 @@ class Scan:
     searched: int
 
 
-def scan(values: Float, labels: pd.DataFrame, minimum: int = INSUFFICIENT) -> Scan | None:
-    """The group, of one column of `labels` or of two crossed, whose studentised difference from the rest is largest.
+def scan(
+    values: Float, labels: pd.DataFrame, minimum: int = INSUFFICIENT, *, higher_is_better: bool | None = None
+) -> Scan | None:
+    """The group, of one column of `labels` or of two crossed, whose studentised difference from the rest is worst.
 
+    Where neither direction is better, it is the largest of either sign.
     Only subgroups of `minimum` images, with as many outside, are searched, and none that is "unknown"; None if there
     are none. Its p-value is that of the largest difference over all of them under shuffled labels (the max-T of
     Westfall and Young 1993).
@@ -301,16 +304,16 @@ def scan(values: Float, labels: pd.DataFrame, minimum: int = INSUFFICIENT) -> Sc
     if not found:
         return None
     members = np.stack([mask for _, mask in found], axis=1).astype(np.float64)
-    statistic = partial(_largest, members=members)
+    statistic = partial(_badness, members=members, higher_is_better=higher_is_better)
     centred = _centred(values)
-    differences = np.abs(_against_rest(centred[None], members)[0])
+    differences = statistic(centred[None])[0]
     worst = int(differences.argmax())
     inside = found[worst][1]
     return Scan(
         found[worst][0],
         n=int(inside.sum()),
         difference=float(values[inside].mean() - values[~inside].mean()),
-        p_value=_p_value(_shuffled(centred, statistic), differences[worst]),
+        p_value=_p_value(_shuffled(centred, lambda rows: statistic(rows).max(axis=1)), differences[worst]),
         searched=len(found),
     )
 
@@ -326,9 +329,11 @@ def _subgroups(labels: pd.DataFrame, minimum: int) -> list[tuple[dict[str, str],
     return [(about, mask) for about, mask in single + crossed if minimum <= mask.sum() <= len(labels) - minimum]
 
 
-def _largest(rows: Float, members: Float) -> Float:
-    largest: Float = np.abs(_against_rest(rows, members)).max(axis=1)
-    return largest
+def _badness(rows: Float, members: Float, *, higher_is_better: bool | None) -> Float:
+    differences = _against_rest(rows, members)
+    if higher_is_better is None:
+        return np.abs(differences)
+    return -differences if higher_is_better else differences
 
 
 def _against_rest(rows: Float, members: Float) -> Float:

@@ -177,7 +177,9 @@ def test_further_samples_are_read(folder: RunFolder) -> None:
     readings = load_readings(folder, record, "attributes")
     assert len(readings) == 3 * IMAGES + 1
     by_key = readings.drop(columns="found").T.to_dict("list")
-    truth, second = by_key["passthrough", image, 0, "png"], by_key["bicubic", image, 1, "png"]
+    truth, second = (
+        by_key[label, "clean", image, sample, "png"] for label, sample in (("passthrough", 0), ("bicubic", 1))
+    )
     assert second == pytest.approx(truth, abs=1e-5)
 
 
