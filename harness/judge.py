@@ -185,9 +185,10 @@ def _by_rows(gate: Gate, tables: _Tables) -> Finding:
         chosen = _counted(chosen)
     elif missing := _missing(gate, chosen):
         return Finding(gate, NOT_MEASURED, missing)
-    found = [_judge_row(gate, row, _name(gate, row)) for row in chosen.to_dict("records")]
+    rows = chosen.to_dict("records")
+    found = [_judge_row(gate, row, _name(gate, row) if len(rows) > 1 else "") for row in rows]
     decisive = min(found, key=lambda f: (STATUSES.index(f.status), _margin(f)))
-    return replace(decisive, rows=len(chosen))
+    return replace(decisive, rows=len(rows))
 
 
 def _selection(gate: Gate, frame: pd.DataFrame) -> "pd.Series[bool]":
