@@ -81,7 +81,7 @@ def compare_backends(run: RunFolder, candidate: str, baseline: str) -> pd.DataFr
 def compare_sides(candidate: Side, baseline: Side) -> Iterator[dict[str, Any]]:
     """The rows of two sides: one for each metric and condition, over the images that both were scored on.
 
-    `mean`, `low` and `high` are the paired difference and its 95 % bootstrap interval over images; `unpaired` images were
+    `mean`, `low`, `high`: the paired difference and its 95 % bootstrap interval over images. `unpaired` images were
     scored on one side only. Differences of infinite scores (identical images) are left out.
     """
     scored = pd.concat(
