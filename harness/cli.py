@@ -182,8 +182,6 @@ def gate(  # noqa: PLR0913, PLR0917 - the options of the command
 
 def _signed(policy: "Policy", labels: list[str], evidence: Path | None, waivers: Path | None) -> "Signed":
     """What persons say, which is of one backend."""
-    import datetime as dt
-
     from harness.errors import ConfigError
     from harness.judge import Signed
     from harness.policy import load_evidence, load_waivers
@@ -192,10 +190,9 @@ def _signed(policy: "Policy", labels: list[str], evidence: Path | None, waivers:
         raise ConfigError("the run compares no backend; name a control arm with --backend to judge it")
     if (evidence or waivers) and len(labels) > 1:
         raise ConfigError("--evidence and --waivers are of one backend; say which with --backend")
-    today = dt.datetime.now(dt.UTC).date()
     return Signed(
-        load_evidence(evidence, policy, today) if evidence else {},
-        load_waivers(waivers, policy, today) if waivers else {},
+        load_evidence(evidence, policy) if evidence else {},
+        load_waivers(waivers, policy) if waivers else {},
     )
 
 

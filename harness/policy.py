@@ -203,6 +203,11 @@ def load_policy(name: str) -> Policy:
 # What persons say
 
 
+def _today() -> dt.date:
+    """The date in UTC."""
+    return dt.datetime.now(dt.UTC).date()
+
+
 def _listed(name: str, info: ValidationInfo) -> str:
     check_names((name,), (info.context or {})["gates"], (info.context or {})["kind"])
     return name
@@ -221,8 +226,8 @@ class Proof(Strict):
 
     @field_validator("date")
     @classmethod
-    def _past(cls, date: dt.date, info: ValidationInfo) -> dt.date:
-        if date > (info.context or {})["today"]:
+    def _past(cls, date: dt.date) -> dt.date:
+        if date > _today():
             raise ValueError(f"{date} has not come yet")
         return date
 
@@ -242,8 +247,8 @@ class Waiver(Strict):
 
     @field_validator("expires")
     @classmethod
-    def _valid(cls, expires: dt.date, info: ValidationInfo) -> dt.date:
-        if expires < (info.context or {})["today"]:
+    def _valid(cls, expires: dt.date) -> dt.date:
+        if expires < _today():
             raise ValueError(f"the waiver ended on {expires}; renew it or take it out")
         return expires
 
@@ -260,21 +265,21 @@ class Waivers(Strict):
     waivers: dict[Listed, Waiver]
 
 
-def load_evidence(path: Path, policy: Policy, today: dt.date) -> dict[str, Proof]:
+def load_evidence(path: Path, policy: Policy) -> dict[str, Proof]:
     """What a file says of the checklist gates of a policy.
 
     Raises:
         ConfigError: it cannot be read, names a gate that is not in the checklist, or an entry is not complete.
     """
     gates = [gate.id for gate in policy.gates if gate.checklist]
-    return load_yaml(path, Evidence, context={"kind": "checklist gate", "gates": gates, "today": today}).evidence
+    return load_yaml(path, Evidence, context={"kind": "checklist gate", "gates": gates}).evidence
 
 
-def load_waivers(path: Path, policy: Policy, today: dt.date) -> dict[str, Waiver]:
+def load_waivers(path: Path, policy: Policy) -> dict[str, Waiver]:
     """The gates of a policy that a file lets go.
 
     Raises:
         ConfigError: it cannot be read, names an unknown gate, or a waiver has ended or lacks name, reason or date.
     """
     gates = [gate.id for gate in policy.gates]
-    return load_yaml(path, Waivers, context={"kind": "gate", "gates": gates, "today": today}).waivers
+    return load_yaml(path, Waivers, context={"kind": "gate", "gates": gates}).waivers
