@@ -168,7 +168,8 @@ class _Tables:
         if name not in self.read:
             path = self.run.path / "tables" / f"{name}.parquet"
             frame = read_table(path) if path.exists() else None
-            self.read[name] = None if frame is None else frame[frame["backend"] == self.backend["label"]]
+            label = self.backend["label"]
+            self.read[name] = None if frame is None else frame[frame["backend"].astype(object) == label]
         return self.read[name]
 
 
