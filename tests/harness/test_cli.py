@@ -210,7 +210,7 @@ def test_two_backends_of_a_run_are_compared(small_run: Path, tmp_path: Path) -> 
     done = harness("compare", str(small_run), "--backend", "nearest", "--backend", "bicubic", "--output", str(output))
     assert done.exit_code == 0, done.stderr
     table = pd.read_csv(output)
-    assert table.loc[0, ["verdict", "candidate", "baseline"]].tolist() == ["regression", "nearest", "bicubic"]
+    assert table[["verdict", "candidate", "baseline"]].to_numpy()[0].tolist() == ["regression", "nearest", "bicubic"]
     assert set(table["metric"]) == {"psnr", "lr_psnr"}
     assert "regression" in done.output
     same = harness("compare", str(small_run), str(small_run), "--backend", "nearest", "--output", str(output))

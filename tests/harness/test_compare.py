@@ -1,29 +1,31 @@
 """Comparisons: paired on the same images, regressions first, refused where runs are not of the same thing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 
 from harness.compare import COLUMNS, compare_backends, compare_runs
 from harness.errors import ConfigError, StoreError
 from harness.store import RunFolder
 
+Float = NDArray[np.float64]
 RNG = np.random.default_rng
-METRICS = {
+METRICS: dict[str, dict[str, Any]] = {
     "psnr": {"title": "PSNR", "unit": "dB", "higher_is_better": True, "recipe": "RGB"},
     "lpips_alex": {"title": "LPIPS", "unit": "", "higher_is_better": False, "recipe": "0.1"},
     "sharpness": {"title": "Sharpness", "unit": "", "higher_is_better": None, "recipe": ""},
 }
-CONTENT = {"low": 16, "high": 64, "seed": 0, "noise": None, "photos": None, "target_kernel": "bicubic"}
+CONTENT: dict[str, Any] = {"low": 16, "high": 64, "seed": 0, "noise": None, "photos": None, "target_kernel": "bicubic"}
 LABELS = ("passthrough", "bicubic", "gan", "sr3")
 BASE = RNG(0).normal(0.5, 0.1, 40)
 
 
-def run_of(path: Path, scores: dict[tuple[str, str], Sequence[float]], n: int = 40, **changes: Any) -> RunFolder:
+def run_of(path: Path, scores: Mapping[tuple[str, str], Float], n: int = 40, **changes: Any) -> RunFolder:
     """A run with scores by (backend, metric), one an image in order; the files that a comparison reads."""
     folder, images = RunFolder(path), [f"i{i:03d}" for i in range(n)]
     about = {"options": {}, "device": "cpu", "precision": "float32", "status": "ok"}
