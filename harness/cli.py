@@ -249,6 +249,8 @@ def _print_comparison(differences: "pd.DataFrame") -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from harness.errors import one_line
+
     table = Table(title="Candidate minus baseline, same images: mean [95 % interval]")
     for heading in ("verdict", "candidate", "baseline", "metric", "condition", "n", "difference"):
         table.add_column(heading)
@@ -256,7 +258,9 @@ def _print_comparison(differences: "pd.DataFrame") -> None:
         condition = f"{row['condition']} {row['severity']}" if row["severity"] else row["condition"]
         n = f"{row['n']} ({row['unpaired']} unpaired)" if row["unpaired"] else str(row["n"])
         what = (row["verdict"], row["candidate"], row["baseline"], row["metric"], condition, n)
-        table.add_row(*map(Text, (*what, _cell(row["mean"], row["low"], row["high"]).replace("\n", " "))))
+        table.add_row(
+            *map(Text, (*map(one_line, what), _cell(row["mean"], row["low"], row["high"]).replace("\n", " ")))
+        )
     Console(width=max(110, Console().width)).print(table)
 
 

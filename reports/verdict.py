@@ -103,4 +103,4 @@ def _outcome(case: ET.Element, finding: Finding) -> None:
         ET.SubElement(case, "system-out").text = f"{warning}{said}"
     else:
         tag = "failure" if finding.status == FAILED else "error"
-        ET.SubElement(case, tag, message=said, type=finding.status).text = finding.gate.evidence
+        ET.SubElement(case, tag, message=said, type=finding.status).text = one_line(finding.gate.evidence)

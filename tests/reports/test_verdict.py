@@ -25,7 +25,7 @@ sections:
     title: t
     gates:
       - {id: good, title: <b>, evidence: e & f, table: differences, where: {metric: psnr}, column: mean, at_least: -99}
-      - {id: bad, title: t, evidence: "]]>", table: differences, where: {metric: psnr}, column: mean, at_least: 99}
+      - {id: bad, title: t, evidence: "]]>\\0", table: differences, where: {metric: psnr}, column: mean, at_least: 99}
       - {id: absent, title: t, evidence: e, checklist: true}
       - {id: warned, title: t, evidence: e, severity: warn, checklist: true}
 """
