@@ -1,7 +1,8 @@
-"""The command line: `harness run`, `score`, `report`, `suites`, `datasets`, `weights`, `backends`.
+"""The command line: `harness run`, `score`, `report`, `gate`, `compare`, `suites`, `datasets`, `weights`, `backends`.
 
 Nothing heavy is imported before a command needs it, so that `harness --help` answers at once.
-Exit status: 0 done; 1 done, but some cases failed; 2 the command cannot be carried out; 130 interrupted.
+Exit status: 0 done; 1 done, but some cases failed; 2 the command cannot be carried out; 130 interrupted. Of `gate`:
+0 passed; 1 a gate failed; 2 a gate was not measured or not decided, or the command cannot be carried out.
 """
 
 import contextlib
@@ -21,6 +22,8 @@ from harness.errors import HarnessError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.judge import Signed, Verdict
+    from harness.policy import Policy
     from harness.store import RunFolder
 
 app = typer.Typer(
@@ -144,6 +147,121 @@ def report(run_folder: RunArgument) -> None:
         with folder.locked():
             failed = _finish(folder)
     raise typer.Exit(int(failed))
+
+
+@app.command()
+def gate(  # noqa: PLR0913, PLR0917 - the options of the command
+    run_folder: RunArgument,
+    policy: Annotated[str, typer.Option(help="A built-in name (see benchmarks/policies) or a YAML file.")],
+    backend: Annotated[str | None, typer.Option(help="Judge this one; by default every compared backend.")] = None,
+    evidence: Annotated[Path | None, typer.Option(help="YAML: who says that checklist gates hold, and why.")] = None,
+    waivers: Annotated[Path | None, typer.Option(help="YAML: gates let go, by whom, why and until when.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write the verdicts as JUnit XML.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the verdicts as JSON.")] = None,
+) -> None:
+    """Judge the backends of a run by a policy: exit status 0 passed, 1 failed, 2 not measured or not decided."""
+    with one_line_errors():
+        from harness.judge import compared, exit_status, judge
+        from harness.policy import load_policy
+        from harness.store import open_run, write_atomic
+        from reports.verdict import data
+        from reports.verdict import junit as xml
+
+        folder, rules = open_run(run_folder), load_policy(policy)
+        record = folder.read_record() or {}
+        labels = [backend] if backend else compared(record)
+        signed = _signed(rules, labels, evidence, waivers)
+        verdicts = [judge(folder, rules, label, signed) for label in labels]
+        for path, text in ((junit, xml(rules, verdicts)), (json_file, data(record, rules, verdicts))):
+            if path:
+                write_atomic(path, text.encode())
+        for verdict in verdicts:
+            _print_verdict(verdict, rules)
+    raise typer.Exit(exit_status(verdicts))
+
+
+def _signed(policy: "Policy", labels: list[str], evidence: Path | None, waivers: Path | None) -> "Signed":
+    """What persons say, which is of one backend."""
+    from harness.errors import ConfigError
+    from harness.judge import Signed
+    from harness.policy import load_evidence, load_waivers
+
+    if not labels:
+        raise ConfigError("the run compares no backend; name a control arm with --backend to judge it")
+    if (evidence or waivers) and len(labels) > 1:
+        raise ConfigError("--evidence and --waivers are of one backend; say which with --backend")
+    return Signed(
+        load_evidence(evidence, policy) if evidence else {},
+        load_waivers(waivers, policy) if waivers else {},
+    )
+
+
+def _print_verdict(verdict: "Verdict", policy: "Policy") -> None:
+    """The verdict, its sections, and the gates from the worst to the best."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from harness.judge import STATUSES
+    from reports.verdict import figure
+
+    sections = ", ".join(f"{s.section.name} {s.status}" for s in verdict.sections)
+    table = Table(title=Text(f"{verdict.label}, {policy.name}: {verdict.status.upper()} ({sections})"))
+    for heading in ("gate", "status", "figure", "wanted", "note"):
+        table.add_column(heading, no_wrap=heading == "gate")
+    for f in sorted(verdict.findings, key=lambda f: (not f.decides, STATUSES.index(f.status))):
+        status = f.status if f.decides else f"{f.status} (warning only)"
+        table.add_row(*map(Text, (f.gate.id, status, figure(f), f.gate.limit, f.note)))
+    Console(width=max(110, Console().width)).print(table)
+
+
+@app.command()
+def compare(
+    candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", help="A run folder.")],
+    baseline: Annotated[Path | None, typer.Argument(metavar="BASELINE", help="A run folder to compare with.")] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(help="Of two runs: the backend, by default each. Of one run: give two, candidate and baseline."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
+) -> None:
+    """Compare two runs, or two backends of one, on the same images: paired differences, regressions first."""
+    with one_line_errors():
+        from harness.compare import compare_backends, compare_runs
+        from harness.errors import ConfigError
+        from harness.store import open_run, write_atomic
+
+        labels = backend or []
+        if len(labels) > 1 if baseline else len(labels) != 2:
+            raise ConfigError("give two run folders and one --backend at most, or one run folder and two --backend")
+        folder = open_run(candidate)
+        if baseline:
+            table = compare_runs(folder, open_run(baseline), labels[0] if labels else None)
+        else:
+            table = compare_backends(folder, *labels)
+        if output:
+            write_atomic(output, table.to_csv(index=False, lineterminator="\n").encode())
+        _print_comparison(table)
+
+
+def _print_comparison(differences: "pd.DataFrame") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from harness.errors import one_line
+
+    table = Table(title="Candidate minus baseline, same images: mean [95 % interval]")
+    for heading in ("verdict", "candidate", "baseline", "metric", "condition", "n", "difference"):
+        table.add_column(heading)
+    for row in differences.to_dict("records"):
+        condition = f"{row['condition']} {row['severity']}" if row["severity"] else row["condition"]
+        n = f"{row['n']} ({row['unpaired']} unpaired)" if row["unpaired"] else str(row["n"])
+        what = (row["verdict"], row["candidate"], row["baseline"], row["metric"], condition, n)
+        table.add_row(
+            *map(Text, (*map(one_line, what), _cell(row["mean"], row["low"], row["high"]).replace("\n", " ")))
+        )
+    Console(width=max(110, Console().width)).print(table)
 
 
 def _finish(folder: "RunFolder") -> bool:

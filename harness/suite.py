@@ -6,7 +6,7 @@ import re
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -30,16 +30,23 @@ IDENTITY = "identity"
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Refuses fields that it does not know."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _known_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
-    _check_names(names, list(METRICS), "metric")
+    check_names(names, list(METRICS), "metric")
     return names
 
 
-def _check_names(names: tuple[str, ...], known: list[str], kind: str) -> None:
+def check_names(names: tuple[str, ...], known: list[str], kind: str) -> None:
+    """Refuse, with a suggestion, names that are not known, and those given twice.
+
+    Raises:
+        ValueError: one of them is.
+    """
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
@@ -49,7 +56,7 @@ def _check_names(names: tuple[str, ...], known: list[str], kind: str) -> None:
             raise ValueError(f"{name} is there twice")
 
 
-class Noise(_Strict):
+class Noise(Strict):
     """Gaussian noise on the low-resolution input; `sigmas` are of full scale, one a severity from 1 on."""
 
     sigmas: tuple[float, ...] = Field(min_length=1, max_length=20)
@@ -66,7 +73,7 @@ class Noise(_Strict):
         return sigmas
 
 
-class Speed(_Strict):
+class Speed(Strict):
     """The timed passes: `images` requests of one image, then requests of each number of images in `batch`.
 
     They are made at each of `sizes`, sides of the output in pixels (by default the suite's `high`). A pass ends before
@@ -100,7 +107,7 @@ class Speed(_Strict):
         return values
 
 
-class Photos(_Strict):
+class Photos(Strict):
     """The photos are the inputs, whole and as they are: there is no ground truth.
 
     Photos of more than `max_pixels` are left out. They need no enlarging: made small, they are their own ground truth.
@@ -118,21 +125,21 @@ class Photos(_Strict):
         return pixels
 
 
-class Diversity(_Strict):
+class Diversity(Strict):
     """How far the outputs of one input differ: `samples` seeds for each of so many images, stochastic backends only."""
 
     images: int = Field(ge=1)
     samples: int = Field(default=4, ge=2, le=64)
 
 
-class Posterior(_Strict):
+class Posterior(Strict):
     """Whether the outputs of one input are distributed as the truth is: `samples` seeds for each of so many images."""
 
     images: int = Field(ge=1)
     samples: int = Field(default=8, ge=2, le=64)
 
 
-class Uninformative(_Strict):
+class Uninformative(Strict):
     """Inputs that say nothing but the group: the average face of 4 x 4 pixels, and it with noise of `sigma`.
 
     `images` outputs in all are made of each kind, in equal numbers from the groups of `attribute`.
@@ -143,7 +150,7 @@ class Uninformative(_Strict):
     attribute: str = "race"
 
 
-class Claim(_Strict):
+class Claim(Strict):
     """A primary claim, fixed before the run: groups of `attribute` do not differ by `margin` or more in `measure`.
 
     `of` says whether the measure itself is compared or its gain over bicubic on the same images. The margin is in the
@@ -156,7 +163,7 @@ class Claim(_Strict):
     margin: float = Field(gt=0, allow_inf_nan=False)
 
 
-class Fairness(_Strict):
+class Fairness(Strict):
     """The audit of groups: which instruments look at the faces, and what is claimed of which measures.
 
     `instruments` are those of `INSTRUMENTS`, names that `networks` gives, and `predictions:FILE` once at most; the
@@ -172,7 +179,7 @@ class Fairness(_Strict):
     claims: tuple[Claim, ...] = ()
 
 
-class Suite(_Strict):
+class Suite(Strict):
     """What to measure: either `low` and `high`, the sides of input and output in pixels, or `photos`.
 
     `target_kernel` makes the ground truth from a photo; another than bicubic only to repeat published comparisons.
@@ -245,7 +252,7 @@ class Suite(_Strict):
     def _measurable(cls, names: tuple[str, ...], info: Any) -> tuple[str, ...]:  # noqa: ANN401 - as above
         networks = (*NETWORKS, *info.data.get("networks", {}))
         known = [f"{measure}_{network}" for network in networks for measure in SET_MEASURES]
-        _check_names(names, known, "set metric")
+        check_names(names, known, "set metric")
         high = info.data.get("high", MIN_SET_SIDE)
         if names and high < MIN_SET_SIDE:
             raise ValueError(f"the features need images of {MIN_SET_SIDE} or more pixels a side; high is {high}")
@@ -258,7 +265,7 @@ class Suite(_Strict):
             raise ValueError("compares with the ground truth, which photos as they are do not have; take it out")
         names = [name for name in fairness.instruments if not is_predictions(name)] if fairness else []
         known = [*INSTRUMENTS, *info.data.get("networks", {}), f"{PREDICTIONS}:FILE"]
-        _check_names(tuple(names), known, "instrument")
+        check_names(tuple(names), known, "instrument")
         if fairness and len(fairness.instruments) - len(names) > 1:
             raise ValueError(f"{PREDICTIONS}:FILE is there more than once; put all predictions into one file")
         return fairness
@@ -299,7 +306,12 @@ def is_predictions(instrument: str) -> bool:
 
 def built_in_suites() -> dict[str, str]:
     """Name -> text of the suites that ship with the product."""
-    folder = resources.files("benchmarks") / "suites"
+    return built_in("suites")
+
+
+def built_in(kind: str) -> dict[str, str]:
+    """Name -> text of the YAML files of a folder of `benchmarks`."""
+    folder = resources.files("benchmarks") / kind
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
     return {f.name.removesuffix(".yaml"): f.read_text() for f in files}
 
@@ -310,18 +322,35 @@ def load_suite(name: str) -> Suite:
     Raises:
         ConfigError: there is none, or something in it is wrong.
     """
-    known = built_in_suites()
+    return load_named(name, built_in_suites(), Suite)
+
+
+def load_named(name: str, known: dict[str, str], model: type[Model]) -> Model:
+    """A model by the name of one that ships (`known`, name -> text), or from the YAML file at a path.
+
+    Raises:
+        ConfigError: there is none, or something in it is wrong.
+    """
     if name in known:
-        return parse_suite(known[name], f"{name}.yaml")
-    path = Path(name)
-    if not path.is_file():
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"built-in suites: {', '.join(known)}"
-        raise ConfigError(f"no suite {one_line(name, 80)!r}: neither a file nor a built-in name; {hint}")
+        return parse_yaml(known[name], f"{name}.yaml", model)
+    if not Path(name).is_file():
+        kind, near = model.__name__.lower(), difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"built-in: {', '.join(known)}"
+        raise ConfigError(f"no {kind} {one_line(name, 80)!r}: neither a file nor a built-in name; {hint}")
+    return load_yaml(Path(name), model)
+
+
+def load_yaml(path: Path, model: type[Model], *, context: dict[str, Any] | None = None) -> Model:
+    """The YAML file at a path checked against a model (see `parse_yaml`).
+
+    Raises:
+        ConfigError: it cannot be read, or something in it is wrong.
+    """
     try:
-        return parse_suite(path.read_text(), str(path))
+        text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {one_line(str(error))}") from error
+    return parse_yaml(text, str(path), model, context=context)
 
 
 def parse_suite(text: str, where: str) -> Suite:
@@ -329,8 +358,8 @@ def parse_suite(text: str, where: str) -> Suite:
     return parse_yaml(text, where, Suite)
 
 
-def parse_yaml(text: str, where: str, model: type[Model]) -> Model:
-    """YAML text checked against a model; `where` names it in errors.
+def parse_yaml(text: str, where: str, model: type[Model], *, context: dict[str, Any] | None = None) -> Model:
+    """YAML text checked against a model; `where` names it in errors, `context` goes to the model's validators.
 
     Raises:
         ConfigError: one line with the first mistake's line and field.
@@ -340,7 +369,7 @@ def parse_yaml(text: str, where: str, model: type[Model]) -> Model:
         node = yaml.compose(text, yaml.SafeLoader)
         data = yaml.safe_load(text)
     except RecursionError as error:
-        raise ConfigError(f"{where}: nested too deeply; a {kind} needs three levels at most") from error
+        raise ConfigError(f"{where}: nested too deeply for a {kind}; flatten it") from error
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -351,7 +380,7 @@ def parse_yaml(text: str, where: str, model: type[Model]) -> Model:
     if key := _repeated_key(node):
         raise ConfigError(f"{where}:{key.start_mark.line + 1}: {one_line(key.value, 60)}: is there twice; keep one")
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context=context)
     except ValidationError as error:
         raise ConfigError(_first_error(error, node, where, model)) from error
 
@@ -378,7 +407,7 @@ def _repeated_key(node: yaml.Node | None) -> yaml.ScalarNode | None:
 
 def _first_error(error: ValidationError, node: yaml.Node | None, where: str, model: type[BaseModel]) -> str:
     first = error.errors()[0]
-    location = tuple(first["loc"])
+    location = tuple(part for part in first["loc"] if part != "[key]")
     field = ".".join(str(part) for part in location) or f"the {model.__name__.lower()}"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
@@ -388,9 +417,18 @@ def _first_error(error: ValidationError, node: yaml.Node | None, where: str, mod
 
 
 def _fields(location: tuple[Any, ...], model: type[BaseModel]) -> list[str]:
-    nested: dict[str, type[BaseModel]] = {"photos": Photos, "noise": Noise, "diversity": Diversity, "speed": Speed}
-    nested |= {"fairness": Fairness}
-    return list((nested.get(str(location[0]), model) if location[1:] else model).model_fields)
+    """The fields of the part of a model that holds the last part of a location."""
+    for part in location[:-1]:
+        field = model.model_fields.get(str(part))
+        model = (field and _model_in(field.annotation)) or model
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - any type may stand there
+    """The first model in a type such as `tuple[Model, ...]` or `Model | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
 
 
 def _line(node: yaml.Node | None, location: tuple[Any, ...]) -> int:

@@ -1,5 +1,6 @@
 """The command line: lists, one-line errors, and text of others that is printed as it is."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -141,3 +143,93 @@ def test_a_run_with_a_hostile_backend_prints_its_text_as_it_is(
     page = (output / "report.html").read_text()
     assert "<script>alert(1)" not in page
     assert "[red]boom[/red]" in page
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real run of nearest and bicubic on twelve portraits, without LPIPS."""
+    folder = tmp_path_factory.mktemp("gate")
+    lines = "name: small\ntitle: t\nlow: 12\nhigh: 48\nmetrics: [psnr, lr_psnr]\ndataset: synthetic\n"
+    (folder / "small.yaml").write_text(lines)
+    output = folder / "run"
+    attached = ("--backend", "bicubic", "--backend", "nearest", "--backend", "lanczos")
+    done = run(folder / "small.yaml", "--limit", 12, "--output", output, *attached)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+GATES = """\
+name: p
+title: t
+sections:
+  - name: quality
+    title: Quality
+    gates:
+      - {id: psnr, title: t, evidence: e, table: differences, where: {metric: psnr}, column: mean, at_least: -0.1}
+      - {id: whole, title: t, evidence: e, table: failures, column: n, at_most: 0}
+"""
+SIGNED = "      - {id: seen, title: t, evidence: e, checklist: true}\n"
+
+
+def test_gates_of_a_real_run_give_the_exit_status(small_run: Path, tmp_path: Path) -> None:
+    """Lanczos is no worse than bicubic and passes, nearest fails, and both files tell the same."""
+    policy, junit, told = tmp_path / "p.yaml", tmp_path / "j.xml", tmp_path / "v.json"
+    policy.write_text(GATES)
+    arguments = ("gate", str(small_run), "--policy", str(policy))
+    assert harness(*arguments, "--backend", "lanczos").exit_code == 0
+    done = harness(*arguments, "--junit", str(junit), "--json", str(told))
+    assert done.exit_code == 1
+    assert "nearest, p: FAILED (quality failed)" in done.output
+    assert {b["backend"]: b["status"] for b in json.loads(told.read_text())["backends"]} == {
+        "nearest": "failed",
+        "lanczos": "passed",
+    }
+    assert junit.read_text().count("<failure") == 1
+
+
+def test_a_checklist_gate_waits_for_its_evidence_or_a_waiver(small_run: Path, tmp_path: Path) -> None:
+    """Unsigned it is not measured (2), signed it passes, waived it is shown as waived; both are of one backend."""
+    policy, evidence, waivers = (tmp_path / name for name in ("p.yaml", "e.yaml", "w.yaml"))
+    policy.write_text(GATES + SIGNED)
+    evidence.write_text("evidence: {seen: {who: A. Reader, date: 2024-02-29, text: '[red]fine[/red]'}}\n")
+    waivers.write_text("waivers: {seen: {name: A. Board, reason: later, expires: 2999-12-31}}\n")
+    arguments = ("gate", str(small_run), "--policy", str(policy), "--backend", "lanczos")
+    assert harness(*arguments).exit_code == 2
+    signed, waived = harness(*arguments, "--evidence", str(evidence)), harness(*arguments, "--waivers", str(waivers))
+    assert (signed.exit_code, waived.exit_code) == (0, 0)
+    assert "[red]fine[/red]" in signed.output
+    assert "WAIVED" in waived.output
+    several = harness(*arguments[:-2], "--evidence", str(evidence))
+    assert (several.exit_code, several.stderr.count("\n")) == (2, 1)
+    assert "say which with --backend" in several.stderr
+
+
+def test_two_backends_of_a_run_are_compared(small_run: Path, tmp_path: Path) -> None:
+    """Regressions come first on the screen and in the CSV, which pandas reads back."""
+    output = tmp_path / "differences.csv"
+    done = harness("compare", str(small_run), "--backend", "nearest", "--backend", "bicubic", "--output", str(output))
+    assert done.exit_code == 0, done.stderr
+    table = pd.read_csv(output)
+    assert table[["verdict", "candidate", "baseline"]].to_numpy()[0].tolist() == ["regression", "nearest", "bicubic"]
+    assert set(table["metric"]) == {"psnr", "lr_psnr"}
+    assert "regression" in done.output
+    same = harness("compare", str(small_run), str(small_run), "--backend", "nearest", "--output", str(output))
+    assert (same.exit_code, set(pd.read_csv(output)["verdict"])) == (0, {"tie"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("compare", "RUN"), "give two run folders"),
+        (("compare", "RUN", "RUN", "--backend", "nearest", "--backend", "bicubic"), "give two run folders"),
+        (("compare", "RUN", "/nowhere"), "holds no run"),
+        (("gate", "RUN", "--policy", "research-comparisons"), "did you mean research-comparison?"),
+        (("gate", "RUN", "--policy", "research-comparison", "--backend", "neares"), "did you mean nearest?"),
+        (("gate", "RUN", "--policy", "research-comparison", "--json", "/proc/x/y.json"), "cannot be written"),
+    ],
+)
+def test_wrong_gates_and_comparisons_are_one_line(small_run: Path, arguments: tuple[str, ...], words: str) -> None:
+    """What cannot be judged or compared ends with status 2 and one line."""
+    done = harness(*(str(small_run) if a == "RUN" else a for a in arguments))
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert words in done.stderr
