@@ -6,6 +6,7 @@ a generator, and returns such an image, which may leave [0, 1] and is clipped an
 
 What differs from their scripts, on purpose:
 - results are rounded to 8 bit, where they truncate, and nothing is rounded in between;
+- the disk of defocus keeps the image's brightness, where theirs adds 1 % at radii of 8 and 10;
 - sides that are not equal are treated each by its own length, and fog is drawn as large as it has to be;
 - motion blur (also that of snow) takes whole pixels along a line, as ImageMagick does, with the border repeated;
 - frost is a drawn texture with the mean and contrast of their photographs, which are not part of this project;
@@ -182,7 +183,7 @@ def jpeg_compression(image: Float, parameters: Parameters, rng: Generator) -> Fl
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(to_uint8(image * 255)).save(file, "JPEG", quality=int(parameters[0]))
+    Image.fromarray(to_uint8(image * 255)).save(file, "JPEG", quality=round(parameters[0]))
     return np.asarray(Image.open(file).convert("RGB")) / 255
 
 
@@ -277,7 +278,7 @@ def _light(wet: NDArray[np.bool_]) -> Float:
     """How light falls on drops: their distance from the rim, equalised and embossed; 0 to 255."""
     inner = wet & ~ndimage.binary_erosion(wet, border_value=1)
     distance = np.minimum(ndimage.distance_transform_edt(~inner), RIM) if inner.any() else np.zeros(wet.shape)
-    levels = to_uint8(ndimage.uniform_filter(distance, 3, mode="mirror"))
+    levels = ndimage.uniform_filter(distance, 3, mode="mirror").astype(np.uint8)  # few on purpose: they make the facets
     below = np.cumsum(np.bincount(levels.ravel(), minlength=256))
     lowest = below[levels.min()]
     equal = 255.0 * (below[levels] - lowest) / max(levels.size - lowest, 1)

@@ -85,7 +85,7 @@ def old_photo(image: Float, parameters: Parameters, rng: Generator) -> Float:
         image = filtered(image, _bell(int(rng.choice((3, 5, 7))), (sigma, sigma)))
     image = _grain(image, strength, rng)
     if rng.random() < 0.1:
-        image = np.repeat((image @ GREY)[..., None], 3, axis=2)
+        image = _mixed(image, (image @ GREY)[..., None], strength)
     image = _scratched(_stained(_faded(image, strength, rng), strength, rng), strength, rng)
     if rng.random() < 0.7:
         image = _back(_resized(image, _toward(1, rng.uniform(0.5, 1), strength), rng), image.shape, rng)
