@@ -97,7 +97,8 @@ def glass_blur(image: Float, parameters: Parameters, rng: Generator) -> Float:
 
 def motion_blur(image: Float, parameters: Parameters, rng: Generator) -> Float:
     """Half a Gaussian along a line at up to 45 degrees; (radius in pixels, standard deviation)."""
-    return _streaked(image, *parameters, rng.uniform(-45, 45))
+    radius, sigma = parameters
+    return _streaked(image, radius, sigma, rng.uniform(-45, 45))
 
 
 def zoom_blur(image: Float, parameters: Parameters, rng: Generator) -> Float:  # noqa: ARG001 - draws nothing
@@ -118,7 +119,8 @@ def snow(image: Float, parameters: Parameters, rng: Generator) -> Float:
     flakes = np.where(noise < threshold, 0.0, np.minimum(noise, 1))
     fallen = _streaked(flakes, radius, sigma, rng.uniform(-135, -45))
     white = np.maximum(image, (image @ GREY)[..., None] * 1.5 + 0.5)
-    return kept * image + (1 - kept) * white + fallen + fallen[::-1, ::-1]
+    result: Float = kept * image + (1 - kept) * white + fallen + fallen[::-1, ::-1]
+    return result
 
 
 def frost(image: Float, parameters: Parameters, rng: Generator) -> Float:
@@ -128,14 +130,16 @@ def frost(image: Float, parameters: Parameters, rng: Generator) -> Float:
     ground = _plasma(image.shape, 1.7, rng)[..., None]
     texture = needles / needles.std() + ground / ground.std()
     texture = FROST_CONTRAST * (texture - texture.mean()) / texture.std() + rng.uniform(*FROST_LEVEL)
-    return parameters[0] * image + parameters[1] * texture * FROST_TINT
+    result: Float = parameters[0] * image + parameters[1] * texture * FROST_TINT
+    return result
 
 
 def fog(image: Float, parameters: Parameters, rng: Generator) -> Float:
     """A cloud added, and all scaled back to the image's maximum; (strength, decay of the cloud's detail)."""
     strength, decay = parameters
     most = image.max()
-    return (image + strength * _plasma(image.shape, decay, rng)[..., None]) * most / (most + strength)
+    result: Float = (image + strength * _plasma(image.shape, decay, rng)[..., None]) * most / (most + strength)
+    return result
 
 
 def spatter(image: Float, parameters: Parameters, rng: Generator) -> Float:
@@ -153,20 +157,23 @@ def spatter(image: Float, parameters: Parameters, rng: Generator) -> Float:
         cover = ndimage.gaussian_filter(wet.astype(np.float64), strength, mode="nearest")[..., None]
         return np.where(cover < 0.8, image, (1 - cover) * image + cover * MUD)
     shine = np.where(wet, liquid, 0.0) * _light(wet)
-    return image + WATER * strength * (shine / max(shine.max(), 1e-9))[..., None]
+    result: Float = image + WATER * strength * (shine / max(shine.max(), 1e-9))[..., None]
+    return result
 
 
 def brightness(image: Float, parameters: Parameters, rng: Generator) -> Float:  # noqa: ARG001 - draws nothing
     """Raises the value of HSV; (by what, of full scale)."""
     value = image.max(axis=2, keepdims=True)
     raised = np.minimum(value + parameters[0], 1)
-    return np.where(value > 0, image * raised / np.where(value > 0, value, 1), raised)
+    result: Float = np.where(value > 0, image * raised / np.where(value > 0, value, 1), raised)
+    return result
 
 
 def contrast(image: Float, parameters: Parameters, rng: Generator) -> Float:  # noqa: ARG001 - draws nothing
     """Moves all pixels towards their mean colour; (what is left of their distance)."""
     mean = image.mean(axis=(0, 1))
-    return (image - mean) * parameters[0] + mean
+    result: Float = (image - mean) * parameters[0] + mean
+    return result
 
 
 def saturate(image: Float, parameters: Parameters, rng: Generator) -> Float:  # noqa: ARG001 - draws nothing
@@ -175,7 +182,8 @@ def saturate(image: Float, parameters: Parameters, rng: Generator) -> Float:  # 
     chroma = value - image.min(axis=2, keepdims=True)
     saturation = np.clip(chroma / np.where(value > 0, value, 1) * parameters[0] + parameters[1], 0, 1)
     hue = np.where(chroma > 0, (value - image) / np.where(chroma > 0, chroma, 1), (0, 1, 1))  # grey counts as red
-    return value * (1 - saturation * hue)
+    result: Float = value * (1 - saturation * hue)
+    return result
 
 
 def jpeg_compression(image: Float, parameters: Parameters, rng: Generator) -> Float:  # noqa: ARG001 - draws nothing
@@ -247,7 +255,8 @@ def _enlarging(side: int, factor: float) -> Float:
     part = int(np.ceil(side / factor))
     large = round(part * factor)
     places = (side - part) // 2 + np.linspace(0, part - 1, large)[(large - side) // 2 :][:side]
-    return np.maximum(0.0, 1 - np.abs(places[:, None] - np.arange(side)))
+    weight: Float = np.maximum(0.0, 1 - np.abs(places[:, None] - np.arange(side)))
+    return weight
 
 
 def _plasma(shape: tuple[int, ...], decay: float, rng: Generator) -> Float:
@@ -266,7 +275,8 @@ def _plasma(shape: tuple[int, ...], decay: float, rng: Generator) -> Float:
         beside = middles + np.roll(middles, 1, 1) + corners + np.roll(corners, -1, 0)
         heights[half::step, ::step] = _wobble(beside, swing, rng)
         step, swing = half, swing / decay**2
-    return ((heights - heights.min()) / np.ptp(heights))[: shape[0], : shape[1]]
+    cloud: Float = (heights - heights.min()) / np.ptp(heights)
+    return cloud[: shape[0], : shape[1]]
 
 
 def _wobble(four: Float, swing: float, rng: Generator) -> Float:

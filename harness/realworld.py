@@ -46,10 +46,9 @@ def real_esrgan(image: Float, parameters: Parameters, rng: Generator) -> Float:
         image = _esrgan_blur(image, (0.2, 1.5), strength, rng)
     image = _esrgan_resize(image, ((0.3, 0.4, 0.3), (0.3, 1.2)), strength, rng)
     image = _esrgan_noise(image, ((1, 25), (0.05, 2.5)), strength, rng)
-    last = [lambda x: _jpeg(x, (30, 95), strength, rng), lambda x: _ringing(_back(x, shape, rng), strength, rng)]
-    for step in last if rng.random() < 0.5 else last[::-1]:
-        image = step(image)
-    return image
+    if rng.random() < 0.5:
+        return _ringing(_back(_jpeg(image, (30, 95), strength, rng), shape, rng), strength, rng)
+    return _jpeg(_ringing(_back(image, shape, rng), strength, rng), (30, 95), strength, rng)
 
 
 def bsrgan(image: Float, parameters: Parameters, rng: Generator) -> Float:
@@ -128,6 +127,12 @@ def _back(image: Float, shape: tuple[int, ...], rng: Generator) -> Float:
     return resize(image, shape[0], shape[1], str(rng.choice(("box", "bilinear", "bicubic"))))
 
 
+def _normal(kernel: Float) -> Float:
+    """A kernel that keeps the brightness."""
+    result: Float = kernel / kernel.sum()
+    return result
+
+
 def _squared_distance(side: int, sigmas: Range, angle: float) -> Float:
     """Over a (side, side) grid, how many standard deviations from its middle, squared, along two turned axes."""
     rows, columns = np.mgrid[:side, :side] - side // 2
@@ -137,8 +142,7 @@ def _squared_distance(side: int, sigmas: Range, angle: float) -> Float:
 
 
 def _bell(side: int, sigmas: Range, angle: float = 0.0) -> Float:
-    kernel = np.exp(-_squared_distance(side, sigmas, angle) / 2)
-    return kernel / kernel.sum()
+    return _normal(np.exp(-_squared_distance(side, sigmas, angle) / 2))
 
 
 def _esrgan_blur(image: Float, sigmas: Range, strength: float, rng: Generator) -> Float:
@@ -154,7 +158,7 @@ def _esrgan_blur(image: Float, sigmas: Range, strength: float, rng: Generator) -
     kind = KINDS[family // 2]
     power = {"gaussian": 1.0, "generalised": _beta(0.5, 4, rng), "plateau": _beta(1, 2, rng)}[kind]
     kernel = 1 / (1 + squared**power) if kind == "plateau" else np.exp(-(squared**power) / 2)
-    return filtered(image, kernel / kernel.sum())
+    return filtered(image, _normal(kernel))
 
 
 def _beta(low: float, high: float, rng: Generator) -> float:
@@ -167,8 +171,7 @@ def _ring(side: int, cutoff: float) -> Float:
     rows, columns = np.mgrid[:side, :side] - side // 2
     radius = np.hypot(rows, columns)
     radius[side // 2, side // 2] = 1e-6
-    kernel = cutoff * special.j1(cutoff * radius) / (2 * np.pi * radius)
-    return kernel / kernel.sum()
+    return _normal(cutoff * special.j1(cutoff * radius) / (2 * np.pi * radius))
 
 
 def _ringing(image: Float, strength: float, rng: Generator) -> Float:
@@ -226,7 +229,8 @@ def _disk(radius: float) -> Float:
     """Points (row, column) over a disk around the origin."""
     axis = np.linspace(-radius, radius, 33)
     points = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    return points[np.hypot(*points.T) <= radius]
+    inside: Float = points[np.hypot(points[:, 0], points[:, 1]) <= radius]
+    return inside
 
 
 def _splat(points: Float) -> Float:
@@ -234,7 +238,8 @@ def _splat(points: Float) -> Float:
     half = int(np.ceil(np.abs(points).max())) + 1
     axis = np.arange(-half, half + 1)
     rows, columns = (np.maximum(0, 1 - np.abs(axis[:, None] - p)) for p in points.T)
-    return rows @ columns.T / len(points)
+    kernel: Float = rows @ columns.T / len(points)
+    return kernel
 
 
 def _linear(image: Float) -> Float:
@@ -269,7 +274,8 @@ def _grain(image: Float, strength: float, rng: Generator) -> Float:
     noise = ndimage.gaussian_filter(rng.normal(size=image.shape[:2]), rng.uniform(0.4, 0.8), mode="reflect")
     deviation = strength * rng.uniform(5, 50) / 255
     tone = np.clip(image @ GREY, 0, 1)
-    return image + (deviation * noise / noise.std() * 4 * tone * (1 - tone))[..., None]
+    grain: Float = deviation * noise / noise.std() * 4 * tone * (1 - tone)
+    return image + grain[..., None]
 
 
 def _faded(image: Float, strength: float, rng: Generator) -> Float:

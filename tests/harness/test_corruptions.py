@@ -105,28 +105,34 @@ def test_corruptions_equal_imagecorruptions_on_the_same_draws(
 
 
 @pytest.mark.parametrize("severity", [1, 2, 3])
-def test_water_and_frost_are_like_those_of_imagecorruptions(
+def test_water_is_like_that_of_imagecorruptions(
     severity: int, theirs: Callable[..., Float], faces: list[Pixels]
 ) -> None:
-    """What is drawn by other rules brightens faces as much as theirs does: frost within a tenth of full scale.
-
-    Water within 2 levels and with correlated places: the drops are the same, the light on their rims is not. Frost's
-    mean is over 48 draws, whose standard error is below 6 levels.
-    """
+    """The drops are the same and their rims are found otherwise: 0.9 of correlation, means within a level of 255."""
     water = SEVERITIES[224]["spatter"][severity - 1]
     pairs = [
         (direct("spatter", face / 255, water, seed) - face, theirs("spatter", face, severity, RNG(seed)) - face)
         for seed, face in enumerate(faces)
     ]
     ours, other = (np.array(side).ravel() for side in zip(*pairs, strict=True))
-    assert abs(ours.mean() - other.mean()) < 2
-    assert np.corrcoef(ours, other)[0, 1] > 0.5
+    assert abs(ours.mean() - other.mean()) < 1
+    assert np.corrcoef(ours, other)[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("severity", [1, 2, 3])
+def test_frost_is_as_bright_and_rough_as_that_of_imagecorruptions(
+    severity: int, theirs: Callable[..., Float], faces: list[Pixels]
+) -> None:
+    """Of drawn ice, the mean over 48 is within 15 levels (3 standard errors) and the roughness within 20 %."""
     ice = SEVERITIES[224]["frost"][severity - 1]
-    means = [
-        direct("frost", face / 255, ice, seed).mean() - theirs("frost", face, severity, RNG(seed)).mean()
+    pairs = [
+        (direct("frost", face / 255, ice, seed), theirs("frost", face, severity, RNG(seed)))
         for seed, face in enumerate(faces * 4)
     ]
-    assert abs(np.mean(means)) < 25
+    ours, other = (np.array(side) - ice[0] * np.array(faces * 4) for side in zip(*pairs, strict=True))
+    assert abs(ours.mean() - other.mean()) < 15
+    roughness = [layer.std(axis=(1, 2)).mean() for layer in (ours, other)]
+    assert roughness[0] == pytest.approx(roughness[1], rel=0.2)
 
 
 def test_colour_corruptions_equal_those_made_in_hsv(faces: list[Pixels]) -> None:
@@ -144,7 +150,7 @@ def test_colour_corruptions_equal_those_made_in_hsv(faces: list[Pixels]) -> None
 def test_blur_boxes_and_jpeg_equal_those_of_libraries(faces: list[Pixels]) -> None:
     """Blur equals scikit-image's and JPEG Pillow's exactly; boxes differ from Pillow's by its two roundings at most."""
     face, picture = faces[1], Image.fromarray(faces[1])
-    blurred = filters.gaussian(face / 255, 1.5, channel_axis=-1) * 255
+    blurred = 255 * filters.gaussian(face / 255, 1.5, channel_axis=-1)  # type: ignore[no-untyped-call]
     assert np.abs(direct("gaussian_blur", face / 255, (1.5,)) - blurred).max() < 1e-9
     small = picture.resize((38, 38), Image.Resampling.BOX).resize((64, 64), Image.Resampling.BOX)
     assert np.abs(direct("pixelate", face / 255, (0.6,)) - np.asarray(small, float)).max() < 1.001
@@ -163,7 +169,7 @@ def test_noise_has_the_stated_statistics() -> None:
     black, white = ((noise["impulse_noise"] == level).mean() for level in (0, 1))
     error = 4 * math.sqrt(0.05 / GREY.size)
     assert (black, white) == (pytest.approx(0.05, abs=error), pytest.approx(0.05, abs=error))
-    other = util.random_noise(GREY, "s&p", RNG(3), amount=0.1)
+    other = util.random_noise(GREY, "s&p", RNG(3), amount=0.1)  # type: ignore[no-untyped-call]
     assert np.array_equal(noise["impulse_noise"], other)
 
 
@@ -183,7 +189,8 @@ def test_every_corruption_takes_every_size_and_repeats(name: str) -> None:
         before = image.copy()
         for severity in (1, 5):
             result = at(image, name, severity, 7)
-            assert (result.shape, result.dtype) == (image.shape, np.uint8)
+            assert result.shape == image.shape
+            assert result.dtype == np.uint8
             np.random.seed(height)  # noqa: NPY002 - the global generator must not matter
             assert np.array_equal(result, at(image, name, severity, 7))
         assert np.array_equal(image, before)
@@ -236,7 +243,8 @@ def test_kernels_of_the_degradations_are_what_they_are_called() -> None:
     """A bell equals scikit-image's blur of a point, a ring passes what is below its cutoff, the others sum to one."""
     point = np.zeros((21, 21))
     point[10, 10] = 1
-    assert np.abs(realworld._bell(21, (2, 2)) - filters.gaussian(point, 2, truncate=5)).max() < 1e-6
+    blurred = filters.gaussian(point, 2, truncate=5)  # type: ignore[no-untyped-call]
+    assert np.abs(realworld._bell(21, (2, 2)) - blurred).max() < 1e-6
     response = np.abs(np.fft.fft(realworld._ring(101, np.pi / 2).sum(axis=0)))
     assert np.abs(response[:20] - 1).max() < 0.1  # of 25 that pass
     assert response[32:51].max() < 0.1
