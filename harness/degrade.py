@@ -1,4 +1,4 @@
-"""From a photo to what a backend receives: the target, the low-resolution input, and noise on it."""
+"""From a photo to what a backend receives: the target, the low-resolution input, and corruptions of it."""
 
 import hashlib
 from collections.abc import Iterable
@@ -6,13 +6,17 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.corruptions import CORRUPTIONS, SEVERITIES, Parameters, column_of
 from harness.errors import ImageError
 from harness.images import centre_square
+from harness.realworld import DEGRADATIONS, STRENGTHS
 from harness.resize import resize, to_uint8
 
 AVERAGE_SIDE = 4
 """Pixels a side of the average faces (Lasz et al. 2024)."""
 Pixels = NDArray[np.uint8]
+EFFECTS = CORRUPTIONS | DEGRADATIONS
+"""Everything that an input can be corrupted by."""
 
 
 def seed_of(*parts: object) -> int:
@@ -62,10 +66,15 @@ def make_input(target: Pixels, low: int) -> Pixels:
     return to_uint8(resize(target.astype(np.float64), low, low))
 
 
-def gaussian_noise(image: Pixels, sigma: float, seed: int) -> Pixels:
-    """The image with Gaussian noise of `sigma` of full scale, clipped and rounded to 8 bit."""
-    noise = np.random.default_rng(seed).normal(0.0, sigma * 255, image.shape)
-    return to_uint8(image + noise)
+def parameters_of(name: str, severity: int, side: int) -> Parameters:
+    """The parameters of one of `EFFECTS` at a severity of 1 to 5, for an image of this longer side."""
+    levels = STRENGTHS if name in DEGRADATIONS else SEVERITIES[column_of(side)][name]
+    return levels[severity - 1]
+
+
+def corrupt(image: Pixels, name: str, *, parameters: Parameters, seed: int) -> Pixels:
+    """An (H, W, 3) image under one of `EFFECTS`, clipped and rounded to 8 bit; the seed fixes every pixel."""
+    return to_uint8(255 * EFFECTS[name](image / 255, parameters, np.random.default_rng(seed)))
 
 
 def average_face(targets: Iterable[Pixels]) -> NDArray[np.float64]:

@@ -1,5 +1,6 @@
 """What will be run: the conditions of a suite, and which images each of them uses."""
 
+import itertools
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from backends.registry import ENTRIES
 from harness.datasets import Dataset, limit
 from harness.errors import ConfigError, one_line
-from harness.suite import Suite
+from harness.suite import Corruptions, Noise, Suite
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Condition:
-    """One way to prepare the input: `clean`, Gaussian noise of `sigma` at a severity, or an uninformative one.
+    """One way to prepare the input: `clean`, one of `harness.degrade.EFFECTS` at a severity, or an uninformative one.
 
-    Under `average` each image's input is the average face of its group, which says nothing but the group; under
-    `average_noise` it has noise of `sigma` of its own.
+    Without `parameters`, a severity of 1 to 5 has those of its table for the image's size. Under `average` each image's
+    input is the average face of its group, which says nothing but the group; under `average_noise` it has noise of its
+    own, whose standard deviation of full scale is the parameter.
     """
 
     name: str
     severity: int = 0
-    sigma: float = 0.0
+    parameters: tuple[float, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -61,17 +63,27 @@ class Step:
 
 def conditions(suite: Suite) -> list[tuple[Condition, tuple[str, ...]]]:
     """The conditions of a suite with the metrics scored under each, clean first."""
-    noise = suite.noise
+    return [(CLEAN, suite.metrics), *_noisy(suite.noise), *_corrupted(suite.corruptions)]
+
+
+def _noisy(noise: Noise | None) -> list[tuple[Condition, tuple[str, ...]]]:
     if noise is None:
-        return [(CLEAN, suite.metrics)]
-    noisy = [(Condition("gaussian_noise", s, sigma), noise.metrics) for s, sigma in enumerate(noise.sigmas, 1)]
-    return [(CLEAN, suite.metrics), *noisy]
+        return []
+    return [(Condition("gaussian_noise", s, (sigma,)), noise.metrics) for s, sigma in enumerate(noise.sigmas, 1)]
+
+
+def _corrupted(part: Corruptions | None) -> list[tuple[Condition, tuple[str, ...]]]:
+    """What moves pixels is compared with the input alone."""
+    if part is None:
+        return []
+    pairs = itertools.product(part.names, part.severities)
+    return [(Condition(name, severity), part.metrics_of(name)) for name, severity in pairs]
 
 
 def uninformative_conditions(suite: Suite) -> list[Condition]:
     """The conditions whose inputs say nothing but the group; none where the suite asks for none."""
     part = suite.fairness.uninformative if suite.fairness else None
-    return [Condition(AVERAGE), Condition(AVERAGE_NOISE, sigma=part.sigma)] if part else []
+    return [Condition(AVERAGE), Condition(AVERAGE_NOISE, parameters=(part.sigma,))] if part else []
 
 
 def plan(suite: Suite, dataset: Dataset) -> list[Step]:
@@ -81,8 +93,10 @@ def plan(suite: Suite, dataset: Dataset) -> list[Step]:
         return tuple(record.id for record in limit(dataset, count, suite.seed).records) if count else ()
 
     everything, fairness = tuple(record.id for record in dataset.records), suite.fairness
-    noisy = subset(suite.noise.images if suite.noise else 0)
-    steps = [Step(c, everything if c == CLEAN else noisy, metrics) for c, metrics in conditions(suite)]
+    noisy, corrupted = (subset(part.images if part else 0) for part in (suite.noise, suite.corruptions))
+    steps = [Step(CLEAN, everything, suite.metrics)]
+    steps += [Step(condition, noisy, metrics) for condition, metrics in _noisy(suite.noise)]
+    steps += [Step(condition, corrupted, metrics) for condition, metrics in _corrupted(suite.corruptions)]
     for part in (suite.diversity, fairness.posterior if fairness else None):
         steps += [Step(CLEAN, subset(part.images), (), sample) for sample in range(1, part.samples)] if part else []
     empty = subset(fairness.uninformative.images if fairness and fairness.uninformative else 0)

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from harness.datasets import UNKNOWN, Dataset, Record
 from harness.degrade import (
     average_face,
-    gaussian_noise,
+    corrupt,
     given_input,
     make_input,
     make_target,
+    parameters_of,
     seed_of,
     uninformative,
 )
@@ -24,7 +25,7 @@ from harness.errors import DatasetError, ImageError, StoreError
 from harness.fairness.readings import describe_instruments
 from harness.images import load
 from harness.metrics import METRICS
-from harness.plan import AVERAGE, AVERAGE_NOISE, CLEAN, Step
+from harness.plan import AVERAGE, AVERAGE_NOISE, CLEAN, Condition, Step
 from harness.set_measures import describe
 from harness.store import RunFolder, read_table, write_atomic
 from harness.suite import Suite
@@ -98,10 +99,16 @@ def _prepare_image(
     for step in steps:
         condition = step.condition
         if condition.severity and record.id in step.images:
-            seed = seed_of(suite.seed, record.id, condition.name, condition.severity)
-            noisy = partial(gaussian_noise, clean, condition.sigma, seed)
-            folder.cached_image(folder.input(condition.folder, record.id), noisy)
+            make = partial(
+                _corrupted, clean, condition, seed_of(suite.seed, record.id, condition.name, condition.severity)
+            )
+            folder.cached_image(folder.input(condition.folder, record.id), make)
     return row
+
+
+def _corrupted(clean: NDArray[np.uint8], condition: Condition, seed: int) -> NDArray[np.uint8]:
+    parameters = condition.parameters or parameters_of(condition.name, condition.severity, max(clean.shape))
+    return corrupt(clean, condition.name, parameters=parameters, seed=seed)
 
 
 def _prepare_uninformative(folder: RunFolder, images: pd.DataFrame, suite: Suite, steps: Sequence[Step]) -> None:
@@ -118,7 +125,8 @@ def _prepare_uninformative(folder: RunFolder, images: pd.DataFrame, suite: Suite
         for step, image in itertools.product(wanted, set(members)):
             if image in step.images:
                 seed = seed_of(suite.seed, image, step.condition.name)
-                make = partial(uninformative, average, suite.low, step.condition.sigma, seed)
+                sigma = sum(step.condition.parameters)
+                make = partial(uninformative, average, suite.low, sigma, seed)
                 folder.cached_image(folder.input(step.condition.folder, str(image)), make)
 
 

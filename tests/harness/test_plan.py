@@ -3,7 +3,8 @@
 import pytest
 
 from harness.errors import ConfigError
-from harness.plan import parse_backend
+from harness.plan import conditions, parse_backend
+from harness.suite import parse_suite
 
 
 def test_backend_text_is_read() -> None:
@@ -62,3 +63,15 @@ def test_other_addresses_are_refused(address: str) -> None:
     with pytest.raises(ConfigError, match="an address is HOST:PORT") as caught:
         parse_backend(f"sr3@{address}")
     assert "\n" not in str(caught.value)
+
+
+def test_what_moves_pixels_is_scored_by_consistency_alone() -> None:
+    """Corruptions follow the clean condition, each at each severity; the ground truth judges only those in place."""
+    text = "name: s\ntitle: s\nlow: 4\nhigh: 8\nmetrics: [psnr]\n"
+    part = "corruptions: {names: [zoom_blur, fog], severities: [1, 3], images: 2, metrics: [psnr, lr_mse]}\n"
+    found = [(c.folder, metrics) for c, metrics in conditions(parse_suite(text + part, "s.yaml"))[1:]]
+    moved, still = ("lr_mse",), ("psnr", "lr_mse")
+    assert found == [("zoom_blur-1", moved), ("zoom_blur-3", moved), ("fog-1", still), ("fog-3", still)]
+    everything = parse_suite(text + "corruptions: {names: all, images: 2}\n", "s.yaml").corruptions
+    assert everything is not None
+    assert len(everything.names) == 23

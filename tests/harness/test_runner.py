@@ -46,7 +46,11 @@ def rows_of(output: Path) -> pd.DataFrame:
 def test_a_run_writes_what_scripts_rely_on(suite_file: SuiteFile, photos: Path, tmp_path: Path) -> None:
     """Names of files and columns, one row per image and metric, the control arm exact, groups and report there."""
     out = tmp_path / "run"
-    suite = suite_file(noise="{sigmas: [0.05], images: 12, metrics: [psnr]}", speed="{images: 12, batch: 4}")
+    suite = suite_file(
+        noise="{sigmas: [0.05], images: 12, metrics: [psnr]}",
+        corruptions="{names: [contrast, glass_blur], severities: [1, 5], images: 6, metrics: [psnr, lr_mse]}",
+        speed="{images: 12, batch: 4}",
+    )
     done = harness(*run_arguments(suite, photos, out, "bicubic", "nearest"))
     assert done.returncode == 0, done.stderr
     assert "report.html" in done.stdout
@@ -58,6 +62,11 @@ def test_a_run_writes_what_scripts_rely_on(suite_file: SuiteFile, photos: Path, 
     assert clean.groupby("backend")["image"].nunique().to_dict() == {"passthrough": 70, "bicubic": 70, "nearest": 70}
     assert (clean.loc[clean["backend"] == "passthrough", "value"] == float("inf")).all()
     assert (rows["condition"] == "gaussian_noise").sum() == 24
+    corrupted = rows[rows["condition"].isin(["contrast", "glass_blur"])]
+    assert corrupted.groupby(["condition", "severity", "metric"]).size().to_dict() == {
+        **{("contrast", severity, metric): 12 for severity in (1, 5) for metric in ("psnr", "lr_mse")},
+        **{("glass_blur", severity, "lr_mse"): 12 for severity in (1, 5)},
+    }
     assert {"end_to_end_s", "compute_s", "transport_s", "cold_start_s"} <= set(rows["metric"])
     assert set(rows.loc[rows["metric"] == "end_to_end_s", "stage"]) == {"batch-1", "batch-4"}
     assert set(rows["race"]) >= {"white", "black", "unknown"}

@@ -85,6 +85,25 @@ def test_the_hash_follows_the_content() -> None:
         (GOOD, GOOD + "speed: {images: 3, rates: [1]}", "s.yaml:9: speed.rates: unknown field"),
         (GOOD, GOOD + "speed: {images: 3, budget_s: .inf}", "s.yaml:9: speed.budget_s: .*finite"),
         (
+            GOOD,
+            GOOD + "corruptions: {names: [motion_blurr], images: 3}",
+            "s.yaml:9: corruptions.names: .*did you mean moti",
+        ),
+        (GOOD, GOOD + "corruptions: {names: most, images: 3}", "s.yaml:9: corruptions.names: "),
+        (GOOD, GOOD + "corruptions: {names: [fog, fog], images: 3}", "s.yaml:9: corruptions.names: fog is there twice"),
+        (GOOD, GOOD + "corruptions: {names: [fog], images: 3, severities: [0, 1]}", "s.yaml:9: .*lie in 1 to 5"),
+        (
+            GOOD,
+            GOOD + "corruptions: {names: [fog], images: 3, severity: [1]}",
+            "corruptions.severity: .*mean severities",
+        ),
+        (GOOD, GOOD + "corruptions: {names: all, images: 3}", "s.yaml:9: corruptions: gaussian_noise is there twice"),
+        (
+            GOOD,
+            GOOD + "corruptions: {names: [glass_blur], images: 3, metrics: [psnr]}",
+            "s.yaml:9: corruptions: glass_blur moves pixels: only lr_mse and lr_psnr fit it",
+        ),
+        (
             "high: 64",
             "high: 64\nset_metrics: [kid_mine]",
             "s.yaml:5: set_metrics: unknown set metric .kid_mine",
@@ -128,6 +147,11 @@ def test_a_suite_of_photos_has_no_reference() -> None:
         ("[lr_psnr, ", "[lr_psnr, psnr, ", "p.yaml:6: metrics: psnr needs the ground truth"),
         ("metrics:", "set_metrics: [kid_alexnet]\nmetrics:", "p.yaml:6: set_metrics: kid_alexnet needs the ground"),
         ("metrics:", "noise: {sigmas: [0.1], images: 4}\nmetrics:", "p.yaml:6: noise: psnr needs the ground truth"),
+        (
+            "metrics:",
+            "corruptions: {names: [fog], images: 4}\nmetrics:",
+            "p.yaml:6: corruptions: psnr needs the ground",
+        ),
         ("photos:", "low: 16\nphotos:", "p.yaml:1: the suite: give low and high.* or photos, and not both"),
         ("photos:", "low: 16\nhigh: 64\nphotos:", "p.yaml:1: the suite: give low and high.* or photos, and not both"),
         ("photos:\n  scale: 4\n  max_pixels: 10000\n", "", "p.yaml:1: the suite: give low and high"),
