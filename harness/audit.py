@@ -156,7 +156,7 @@ def differences(scores: Scores) -> pd.DataFrame:
 def pairs(scores: Scores) -> pd.DataFrame:
     """Paired differences between all compared backends, first minus second; control arms left out."""
     rows = []
-    for metric in scores.record["metrics"]:
+    for metric in scores.measures:
         table = scores.values(metric)
         compared = [b for b in table.columns if b not in (CONTROL, BASELINE)]
         for first, second in itertools.combinations(compared, 2):
