@@ -19,7 +19,7 @@ from benchmarks.enlarged import enlarge
 from harness.datasets import UNKNOWN, open_dataset
 from harness.errors import ConfigError, HarnessError
 from harness.fairness.inference import LEVEL, contrasts, equivalent, goodness_of_fit, holm, homogeneity, scan
-from harness.statistics import INSUFFICIENT, gap_test
+from harness.statistics import INSUFFICIENT
 
 Float = NDArray[np.float64]
 Check = Callable[[Float], bool]
@@ -53,6 +53,7 @@ def checks(values: Float, labels: pd.DataFrame) -> dict[str, Check]:
     rng = np.random.default_rng(SEED)
     return {
         "gap, race": lambda shuffled: _gap(shuffled, race),
+        "gap, smallest race varies twice as much": lambda shuffled: _gap(_spread(shuffled, race, sizes.index[-1]), race),
         f"gap, {CROSSED}": lambda shuffled: _gap(shuffled, crossed),
         "homogeneity, rate .25, race": lambda shuffled: _rates(shuffled < lower, race),
         f"homogeneity, rate .02, {CROSSED}": lambda shuffled: _rates(shuffled < rare, crossed),
@@ -67,7 +68,14 @@ def checks(values: Float, labels: pd.DataFrame) -> dict[str, Check]:
 
 
 def _gap(values: Float, groups: pd.Series) -> bool:
-    return gap_test(values, list(groups)).p_value < LEVEL
+    return any_difference(values, list(groups)) < LEVEL
+
+
+def _spread(values: Float, groups: pd.Series, group: str) -> Float:
+    """The scores, those of one group twice as far from the mean of all."""
+    mean = values.mean()
+    spread: Float = mean + (values - mean) * np.where(groups == group, 2, 1)
+    return spread
 
 
 def _rates(hits: NDArray[np.bool_], groups: pd.Series) -> bool:

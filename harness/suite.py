@@ -201,13 +201,13 @@ class Uninformative(Strict):
 class Claim(Strict):
     """A primary claim, fixed before the run: groups of `attribute` do not differ by `margin` or more in `measure`.
 
-    `of` says whether the measure itself is compared or its gain over bicubic on the same images. The margin is in the
-    measure's own unit.
+    `of` says whether the measure itself is compared, the gain of a score over bicubic on the same images, or the excess
+    of a flip over the control arm's. The margin is in the measure's own unit.
     """
 
     measure: str
     attribute: str
-    of: Literal["value", "gain"] = "value"
+    of: Literal["value", "gain", "excess"] = "value"
     margin: float = Field(gt=0, allow_inf_nan=False)
 
 

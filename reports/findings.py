@@ -271,16 +271,23 @@ def _claims(run: Run) -> Iterator[Finding]:
             yield Finding(f"{label}, {attribute}", f"{first.upper()}{'; '.join([rest, *claims[1:]])}.")
 
 
+OF = {"value": "", "gain": f" gain over {BASELINE}", "excess": " beyond the control arm"}
+
+
 def _claim(run: Run, row: "pd.Series[Any]") -> str:
-    what = run.title(row["metric"]) + (f" gain over {BASELINE}" if row["of"] == "gain" else "")
+    what = run.title(row["metric"]) + OF.get(row["of"], "")
     if row["verdict"] == "disparity":
+        ends = ("highest", "lowest") if run.higher_is_better(row["metric"]) is None else ("best", "worst")
         chance = f"gap {significant(row['gap'], 2)}, 95 % of chance gaps under {significant(row['null_p95'], 2)}"
-        return f"disparity in {what}, worst {row['worst']}, best {row['best']} ({chance})"
-    if row["verdict"] == "insufficient":
-        return f"too few images to judge {what} ({NOT_PASSED[:-1].lower()})"
+        within = f"; no group is {significant(row['margin'], 2)} from the others' mean" if row["equivalent"] else ""
+        return f"disparity in {what}, {ends[1]} {row['worst']}, {ends[0]} {row['best']} ({chance}{within})"
     if row["verdict"] == "inconclusive":
-        return f"inconclusive in {what}: a true gap under {significant(row['smallest_effect'], 2)} would be missed"
-    return f"no disparity in {what} beyond {significant(row['margin'], 2)}"
+        could = f"{significant(row['smallest_effect'], 2)} would be found in four of five such test sets"
+        return f"inconclusive in {what}: the gap is {significant(row['gap'], 2)}, a true one of {could}"
+    if row["verdict"].startswith("no disparity"):
+        return f"in {what} no group is {significant(row['margin'], 2)} or more from the others' mean"
+    few = "too few images to judge" if row["verdict"] == "insufficient" else "nothing measured of"
+    return f"{few} {what} ({NOT_PASSED[:-1].lower()})"
 
 
 def _group_sentence(rows: pd.DataFrame, baseline: pd.DataFrame) -> str:

@@ -143,6 +143,25 @@ def contrasts(values: Float, groups: Sequence[str] | NDArray[np.str_]) -> list[C
     ]
 
 
+def any_difference(values: Float, groups: Sequence[str] | NDArray[np.str_]) -> float:
+    """p-value of equal means in all groups: the largest studentised contrast under shuffled labels; NaN for one group.
+
+    The plain largest gap would reject too often where the smallest group varies most, and too seldom where it varies
+    least.
+    """
+    _, members = _groups(groups)
+    if members.shape[1] < 2:
+        return math.nan
+    centred = _centred(values)
+    statistic = partial(_largest_contrast, members=members)
+    return _p_value(_shuffled(centred, statistic), float(statistic(centred[None])[0]))
+
+
+def _largest_contrast(rows: Float, members: Float) -> Float:
+    largest: Float = np.abs(_contrast_statistics(rows, members)).max(axis=1)
+    return largest
+
+
 def _groups(groups: Sequence[str] | NDArray[np.str_]) -> tuple[list[str], Float]:
     """The groups' names in order, and who is in which: an (images, groups) array of 0 and 1."""
     names, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
@@ -238,12 +257,13 @@ def equivalent(found: Sequence[Contrast], margin: float) -> bool:
     return bool(found) and all(-margin < contrast.low90 and contrast.high90 < margin for contrast in found)
 
 
-def smallest_effect(values: Float, groups: Sequence[str] | NDArray[np.str_]) -> float:
-    """The true gap that the gap test at .05 would find with 80 % power, whichever group alone has it; NaN for none.
+def smallest_effect(values: Float, groups: Sequence[str] | NDArray[np.str_], level: float = LEVEL) -> float:
+    """The true gap that the gap test at `level` finds with 80 % power, whichever group alone has it; NaN for none.
 
     In the unit of the values. Labels are shuffled over the deviations from the group means, which gives means that
-    differ by chance alone, and the gap c that chance exceeds in 5 %. Group g shifted by c + (least other mean) - (its
-    mean) has the gap c: the 80 % quantile of that shift is what g needs. The largest over the groups is returned.
+    differ by chance alone, and the gap c that chance exceeds with probability `level`. Group g shifted by
+    c + (least other mean) - (its mean) has the gap c: the 80 % quantile of that shift is what g needs. The largest over
+    the groups is returned.
     """
     names, members = _groups(groups)
     if len(names) < 2:
@@ -251,7 +271,7 @@ def smallest_effect(values: Float, groups: Sequence[str] | NDArray[np.str_]) -> 
     sizes = members.sum(axis=0)
     noise = values - members @ (values @ members / sizes)
     means = _shuffled(noise, lambda rows: rows @ members / sizes)
-    critical = float(np.quantile(np.ptp(means, axis=1), 1 - LEVEL))
+    critical = float(np.quantile(np.ptp(means, axis=1), 1 - level))
     return max(_needed_shift(means, group, critical) for group in range(len(names)))
 
 
