@@ -53,7 +53,9 @@ def checks(values: Float, labels: pd.DataFrame) -> dict[str, Check]:
     rng = np.random.default_rng(SEED)
     return {
         "gap, race": lambda shuffled: _gap(shuffled, race),
-        "gap, smallest race varies twice as much": lambda shuffled: _gap(_spread(shuffled, race, sizes.index[-1]), race),
+        "gap, smallest race varies twice as much": lambda shuffled: _gap(
+            _spread(shuffled, race, sizes.index[-1]), race
+        ),
         f"gap, {CROSSED}": lambda shuffled: _gap(shuffled, crossed),
         "homogeneity, rate .25, race": lambda shuffled: _rates(shuffled < lower, race),
         f"homogeneity, rate .02, {CROSSED}": lambda shuffled: _rates(shuffled < rare, crossed),

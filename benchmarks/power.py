@@ -19,7 +19,7 @@ from scipy.optimize import brentq
 from benchmarks.enlarged import Enlarged, Images, enlarge
 from harness.datasets import limit, open_dataset
 from harness.errors import ConfigError, HarnessError
-from harness.fairness.inference import any_difference, LEVEL, Contrast, contrasts, holm
+from harness.fairness.inference import LEVEL, Contrast, any_difference, contrasts, holm
 from harness.resize import to_uint8
 
 Float = NDArray[np.float64]
