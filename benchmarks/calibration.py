@@ -18,7 +18,16 @@ from scipy.stats import chi2_contingency
 from benchmarks.enlarged import enlarge
 from harness.datasets import UNKNOWN, open_dataset
 from harness.errors import ConfigError, HarnessError
-from harness.fairness.inference import LEVEL, contrasts, equivalent, goodness_of_fit, holm, homogeneity, scan
+from harness.fairness.inference import (
+    LEVEL,
+    any_difference,
+    contrasts,
+    equivalent,
+    goodness_of_fit,
+    holm,
+    homogeneity,
+    scan,
+)
 from harness.statistics import INSUFFICIENT
 
 Float = NDArray[np.float64]
