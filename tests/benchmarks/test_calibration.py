@@ -24,7 +24,7 @@ def test_every_test_of_the_audit_is_tried_on_shuffled_labels() -> None:
     assert len(values) == len(kept) == 301
     assert set(kept["race"]) == {"asian", "black"}
     shares = calibration.shares(values, kept, 3)
-    assert len(shares) == 11
+    assert len(shares) == 12
     assert all(0 <= share <= 1 for share in shares.values())
 
 
