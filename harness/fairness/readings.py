@@ -189,10 +189,11 @@ def _file(folder: RunFolder, backend: dict[str, Any], name: str, about: About) -
 def _store(folder: RunFolder, record: dict[str, Any], images: pd.DataFrame, backend: dict[str, Any], name: str) -> None:
     about = record["instruments"][name]
     shown = list(_shown(folder, record, images, backend))
-    if about["missing"] == NO_PREDICTION:  # a file knows one picture an image
-        shown = [picture for picture in shown if picture[2:4] == (0, PNG) and picture.condition == CLEAN.name]
-    if name in (IDENTITY, SKIN):  # say something of an output only beside its target
+    file = about["missing"] == NO_PREDICTION  # which knows one picture an image
+    if file or name != next(iter(record["instruments"])):  # the first instrument alone reads what has no target
         shown = [picture for picture in shown if picture.condition == CLEAN.name and not picture.sample]
+    if file:
+        shown = [picture for picture in shown if picture.encoding == PNG]
     if name == IDENTITY:
         faces = _faces(images, record["suite"]["content"]["fairness"]["identity"])
         shown = [picture for picture in shown if picture.image in faces]
