@@ -308,7 +308,8 @@ def _excess_cell(row: "pd.Series[Any] | None") -> Cell:
         return number_cell("insufficient", "" if row is None else f"n = {count(row['n'])}", "muted")
     how = Format(1)
     figures = [100 * row[key] for key in ("excess", "excess_low", "excess_high")]
-    below = "" if math.isnan(row["excess"]) else f"excess {how.interval(*figures, signed=True)}"
+    fewer = "" if row["excess_n"] == row["n"] else f" (n = {count(row['excess_n'])})"
+    below = "" if math.isnan(row["excess"]) else f"excess {how.interval(*figures, signed=True)}{fewer}"
     return number_cell(_share(row), below)
 
 

@@ -160,15 +160,17 @@ def _members(scores: Scores, images: pd.Index, attribute: str) -> Iterator[tuple
 
 
 def _excess(flips: "pd.Series[float]", noise: "pd.Series[float]") -> Row:
-    n = len(flips)
-    if n < INSUFFICIENT:
-        return {"n": n} | _NOTHING | dict.fromkeys(("excess", "excess_low", "excess_high"), math.nan)
-    low, high = wilson(int(flips.sum()), n)
-    beyond = parity.excess_flips(np.asarray(flips, bool), np.asarray(noise.fillna(0), bool))
-    known = bool(noise.notna().all())
-    figures = (beyond.value, beyond.low, beyond.high) if known else (math.nan,) * 3
-    excess = dict(zip(("excess", "excess_low", "excess_high"), figures, strict=True))
-    return {"n": n, "rate": float(flips.mean()), "low": low, "high": high} | excess
+    """The rate over all images, and the excess over those that the control arm has a reading of as well."""
+    n, noise = len(flips), noise.dropna()
+    counts = {"n": n, "excess_n": len(noise)}
+    row = counts | _NOTHING | dict.fromkeys(("excess", "excess_low", "excess_high"), math.nan)
+    if n >= INSUFFICIENT:
+        low, high = wilson(int(flips.sum()), n)
+        row |= {"rate": float(flips.mean()), "low": low, "high": high}
+    if len(noise) >= INSUFFICIENT:
+        beyond = parity.excess_flips(np.asarray(flips[noise.index], bool), np.asarray(noise, bool))
+        row |= {"excess": beyond.value, "excess_low": beyond.low, "excess_high": beyond.high}
+    return row
 
 
 # Parity
@@ -371,12 +373,13 @@ def _indices(scores: Scores, _: list[Reader]) -> Iterator[Row]:
 
 def _slopes(scores: Scores) -> Iterator[Row]:
     """Slope of the skin's shift in lightness on the photo's lightness: negative is regression to the mean."""
-    photos = first_outputs(load_readings(scores.folder, scores.record, SKIN), CONTROL, PNG)["L"]
+    photos = first_outputs(load_readings(scores.folder, scores.record, SKIN), CONTROL, PNG)
     shifts = scores.values("skin_dl")
-    for backend in shifts:
-        shift = shifts[backend].dropna()
-        slope = regression_to_the_mean(shift, photos.reindex(shift.index))
-        yield {"backend": backend, "index": "slope of dL* on the photo's L*", "value": slope.value}
+    for backend in shifts if len(photos) else ():
+        shift, lightness = shifts[backend].dropna().align(photos["L"].dropna(), join="inner")
+        slope = regression_to_the_mean(shift, lightness)
+        row = {"backend": backend, "index": "slope of dL* on the photo's L*", "value": slope.value}
+        yield row | {"p_value": math.nan, "note": f"{slope.n} images"}
 
 
 # Counterfactual series

@@ -429,7 +429,7 @@ def _faces() -> dict[str, list[dict[str, Any]]]:
     interval = {"mean": 0.1, "low": 0.05, "high": 0.15}
     observed = {"observed": 0.6, "low": 0.4, "high": 0.8, "expected": 0.5, "expected_low": 0.3, "expected_high": 0.7}
     pairs = {"threshold": 0.04, "fmr": 0.001, "impostor_pairs": 7140, "note": "", "fnmr_own": 0.2}
-    excess = {"excess": 0.1, "excess_low": 0.06, "excess_high": 0.14}
+    excess = {"excess_n": 119, "excess": 0.1, "excess_low": 0.06, "excess_high": 0.14}
     return {
         "contrasts": [
             claim
@@ -468,7 +468,7 @@ def _faces() -> dict[str, list[dict[str, Any]]]:
             }
         ],
         "verification": [sr3 | {"group": "Black", "n": 120, "fnmr": 0.3, "low": 0.2, "high": 0.4} | pairs],
-        "indices": [sr3 | {"index": "garbe (alpha 0.5)", "value": 0.12}],
+        "indices": [sr3 | {"index": "garbe (alpha 0.5), race", "value": 0.12, "p_value": float("nan"), "note": ""}],
         "seeds": [sr3 | {"metric": "lpips_alex", "group": "all", "n": 200, "samples": 8, "seed_sd": 0.02} | interval],
         "probes": [
             sr3
