@@ -42,7 +42,7 @@ COLUMNS = {
     "posterior": "backend attribute group n samples share truth p_value",
     "reliability": "backend attribute group share n observed low high expected expected_low expected_high",
     "perceptual": "backend group n gpi low high precision recall",
-    "verification": "backend group n fnmr low high fnmr_own threshold fmr impostor_pairs note",
+    "verification": "backend attribute group n fnmr low high fnmr_own threshold fmr impostor_pairs note",
     "indices": "backend index value p_value note",
     "seeds": "backend metric group n samples mean low high seed_sd",
     "probes": "backend metric level n effect low high p_value",

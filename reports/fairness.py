@@ -451,7 +451,7 @@ def _verification(run: Run) -> Table:
     rows = [
         [
             short_label(run, row["backend"]),
-            Cell(str(row["group"])),
+            Cell(str(row["group"]), str(row["attribute"])),
             number_cell(count(row["n"])),
             number_cell(_share(row, "fnmr")),
             number_cell(Format(1).number(100 * row["fnmr_own"])),
@@ -467,21 +467,34 @@ def _verification(run: Run) -> Table:
         Column("n"),
         Column("Not matched", "%, at one threshold"),
         Column("Not matched", "%, at the group's own"),
-        Column("False match rate", "of the group, at the one threshold"),
-        Column("Pairs", "of different photos"),
+        Column("False match rate", "of outputs with others' photos, at the one threshold"),
+        Column("Pairs", "of an output and another photo"),
         Column("Note", wide=True),
     ]
-    return Table("Is the face still recognised as itself?", columns, rows, "verification")
+    caption = "Is the face still recognised as itself? Thresholds are where 1 % of the pairs of different photos match"
+    return Table(caption, columns, rows, "verification")
 
 
 def _indices(run: Run) -> Table:
     frame = by_backend(run, run.table("indices"))
     rows = [
-        [short_label(run, row["backend"]), Cell(str(row["index"])), number_cell(significant(row["value"], 3))]
+        [
+            short_label(run, row["backend"]),
+            Cell(str(row["index"])),
+            number_cell(significant(row["value"], 3)),
+            number_cell(p_value(row["p_value"])),
+            Cell(str(row["note"])),
+        ]
         for _, row in frame.iterrows()
     ]
-    columns = [Column("Backend"), Column("Index", wide=True), Column("Value")]
-    return Table("One number for all groups, after the vector above", columns, rows, "indices", folded=True)
+    columns = [
+        Column("Backend"),
+        Column("Index", wide=True),
+        Column("Value"),
+        Column("p", "unadjusted"),
+        Column("Note", wide=True),
+    ]
+    return Table("One number for all groups, after the vectors above", columns, rows, "indices", folded=True)
 
 
 def _seeds(run: Run) -> Table:

@@ -100,14 +100,14 @@ def tables(scores: Scores) -> dict[str, list[Row]]:
         "posterior": _posterior,
         "reliability": _reliability,
         "perceptual": _perceptual,
-        "verification": _verification,
-        "indices": _indices,
         "seeds": _seeds,
         "probes": _probes,
         "instruments": _instruments,
         "disagreement": _disagreement,
     }
-    return {name: list(make(scores, readers)) for name, make in makers.items()}
+    made = {name: list(make(scores, readers)) for name, make in makers.items()}
+    rates = list(_rates(scores))
+    return made | {"verification": list(_verification(rates)), "indices": [*_indices(rates), *_slopes(scores)]}
 
 
 # Flips
@@ -324,51 +324,65 @@ def _perceptual(scores: Scores, _: list[Reader]) -> Iterator[Row]:
 # Identity
 
 
-def _rates(scores: Scores) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Errors of verification by race, for each backend: photos against other photos set the threshold."""
-    if IDENTITY not in scores.record.get("instruments", {}) or "race" not in scores.attributes:
+def _rates(scores: Scores) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Errors of verification by race and gender, for each backend: attribute, backend, rates."""
+    if IDENTITY not in scores.record.get("instruments", {}):
         return
     readings = load_readings(scores.folder, scores.record, IDENTITY)
     photos = _found(first_outputs(readings, CONTROL, PNG))
-    groups = scores.groups_of("race").reindex(photos.index)
-    photos = photos[(groups != UNKNOWN).to_numpy()]
-    impostors = verification.impostor_distances(
-        photos.to_numpy(float), photos.to_numpy(float), groups=groups[photos.index]
-    )
-    for backend in scores.labels:
-        outputs = _found(first_outputs(readings, backend, JPEG if backend == CONTROL else PNG))
-        outputs = outputs[outputs.index.isin(photos.index)]
-        if len(outputs):
-            genuine = verification.genuine_distances(
-                outputs.to_numpy(float), photos.loc[outputs.index].to_numpy(float), groups=groups[outputs.index]
-            )
-            mine = {group: impostors[group] for group in genuine}
-            rates = verification.at_one_threshold(genuine, mine, fmr=FMR)
-            own = verification.at_group_thresholds(genuine, mine, fmr=FMR)
-            yield backend, rates.assign(fnmr_own=own["fnmr"])
+    outputs = {b: _found(first_outputs(readings, b, JPEG if b == CONTROL else PNG)) for b in scores.labels}
+    for attribute in [a for a in scores.attributes if a in {"race", "gender"}]:
+        groups = scores.groups_of(attribute).reindex(photos.index)
+        groups = groups[groups != UNKNOWN]
+        among = _impostors(photos, photos, groups)
+        for backend, found in outputs.items():
+            mine = found[found.index.isin(groups.index)]
+            if len(mine):
+                yield attribute, backend, _errors(mine, photos, groups[mine.index], among)
+
+
+def _errors(
+    outputs: pd.DataFrame, photos: pd.DataFrame, groups: pd.Series, among: verification.Distances
+) -> pd.DataFrame:
+    """Rates of the outputs' matches with photos; pairs `among` photos set the thresholds."""
+    paired = photos.loc[outputs.index]
+    genuine = verification.genuine_distances(outputs.to_numpy(float), paired.to_numpy(float), groups=groups)
+    impostors = _impostors(outputs, paired, groups)
+    rates = verification.at_one_threshold(genuine, impostors, photos=among, fmr=FMR)
+    own = verification.at_group_thresholds(genuine, impostors, photos=among, fmr=FMR)
+    return rates.assign(fnmr_own=own["fnmr"])
+
+
+def _impostors(outputs: pd.DataFrame, photos: pd.DataFrame, groups: pd.Series) -> dict[str, Float]:
+    there = groups.index
+    first, second = outputs.loc[there].to_numpy(float), photos.loc[there].to_numpy(float)
+    return verification.impostor_distances(first, second, groups=groups)
 
 
 def _found(readings: pd.DataFrame) -> pd.DataFrame:
     return readings[readings["found"].astype(bool)].drop(columns="found")
 
 
-def _verification(scores: Scores, _: list[Reader]) -> Iterator[Row]:
-    for backend, rates in _rates(scores):
-        for group, row in rates.iterrows():
+def _verification(rates: list[tuple[str, str, pd.DataFrame]]) -> Iterator[Row]:
+    """The rates, none of groups too small for them."""
+    shown = ["fnmr", "fnmr_low", "fnmr_high", "fnmr_own", "fmr"]
+    for attribute, backend, table in rates:
+        known = table[shown].where(table["status"] == "ok")
+        for (group, row), figures in zip(table.iterrows(), known.to_dict("records"), strict=True):
+            low, high = figures.pop("fnmr_low"), figures.pop("fnmr_high")
+            pairs = {"threshold": row["threshold"], "impostor_pairs": int(row["pairs"])}
             note = "" if row["status"] == "ok" else str(row["status"])
-            figures = {"n": int(row["n"]), "fnmr": row["fnmr"], "low": row["fnmr_low"], "high": row["fnmr_high"]}
-            figures["fnmr_own"] = row["fnmr_own"]
-            pairs = {"threshold": row["threshold"], "fmr": row["fmr"], "impostor_pairs": int(row["pairs"])}
-            yield {"backend": backend, "group": group} | figures | pairs | {"note": note}
+            who = {"backend": backend, "attribute": attribute, "group": group, "n": int(row["n"])}
+            yield who | figures | {"low": low, "high": high} | pairs | {"note": note}
 
 
-def _indices(scores: Scores, _: list[Reader]) -> Iterator[Row]:
-    for backend, rates in _rates(scores):
-        figures = asdict(verification.disparity(rates, alpha=0.5))
+def _indices(rates: list[tuple[str, str, pd.DataFrame]]) -> Iterator[Row]:
+    for attribute, backend, table in rates:
+        found = verification.disparity(table, alpha=0.5)
+        figures, note = asdict(found), f"over {found.groups} groups"
         for name in ("garbe", "fdr", "ir", "max_geomean_fmr", "max_geomean_fnmr"):
-            yield {"backend": backend, "index": f"{name} (alpha 0.5)", "value": figures[name]}
-    if SKIN in scores.record.get("instruments", {}):
-        yield from _slopes(scores)
+            index = f"{name} (alpha 0.5), {attribute}"
+            yield {"backend": backend, "index": index, "value": figures[name], "p_value": math.nan, "note": note}
 
 
 def _slopes(scores: Scores) -> Iterator[Row]:

@@ -467,7 +467,9 @@ def _faces() -> dict[str, list[dict[str, Any]]]:
                 "recall": 0.8,
             }
         ],
-        "verification": [sr3 | {"group": "Black", "n": 120, "fnmr": 0.3, "low": 0.2, "high": 0.4} | pairs],
+        "verification": [
+            sr3 | {"attribute": "race", "group": "Black", "n": 120, "fnmr": 0.3, "low": 0.2, "high": 0.4} | pairs
+        ],
         "indices": [sr3 | {"index": "garbe (alpha 0.5), race", "value": 0.12, "p_value": float("nan"), "note": ""}],
         "seeds": [sr3 | {"metric": "lpips_alex", "group": "all", "n": 200, "samples": 8, "seed_sd": 0.02} | interval],
         "probes": [
