@@ -45,7 +45,7 @@ COLUMNS = {
     "verification": "backend attribute group n fnmr low high fnmr_own threshold fmr impostor_pairs note",
     "indices": "backend index value p_value note",
     "seeds": "backend metric group n samples mean low high seed_sd",
-    "probes": "backend metric level n effect low high p_value",
+    "probes": "backend metric level n effect low high p_value status",
     "instruments": "instrument attribute group n accuracy low high missing",
     "disagreement": "first second attribute group n rate low high",
     "noise": "backend metric severity sigma n mean low high difference difference_low difference_high "

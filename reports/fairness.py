@@ -515,7 +515,7 @@ def _seeds(run: Run) -> Table:
         Column("Measure", wide=True),
         Column("Group", wide=True),
         Column("n"),
-        Column("Mean", "images, then seeds resampled"),
+        Column("Mean", "images resampled, each with all its seeds"),
         Column("SD between seeds"),
     ]
     return Table("What changes when only the seed does", columns, rows, "seeds", folded=True)
@@ -529,7 +529,7 @@ def _probes(run: Run) -> Table:
             Cell(run.title(row["metric"])),
             Cell(str(row["level"])),
             number_cell(count(row["n"])),
-            number_cell(_interval(row, "effect")),
+            number_cell(_interval(row, "effect") if row["status"] == "ok" else "insufficient"),
             number_cell(p_value(row["p_value"])),
         ]
         for _, row in frame.iterrows()
@@ -576,7 +576,7 @@ def _disagreement(run: Run) -> Table:
             Cell(str(row["attribute"])),
             Cell(str(row["group"])),
             number_cell(count(row["n"])),
-            number_cell(_share(row)),
+            number_cell(_disagrees(row)),
         ]
         for _, row in run.table("disagreement").iterrows()
     ]
@@ -585,6 +585,11 @@ def _disagreement(run: Run) -> Table:
         Column("Reads", wide=True),
         Column("Group", wide=True),
         Column("n"),
-        Column("Disagree", "%, on the photos themselves"),
+        Column("Disagree", "%, of ages the mean difference; on the photos themselves"),
     ]
     return Table("Where two instruments disagree", columns, rows, "disagreement", folded=True)
+
+
+def _disagrees(row: "pd.Series[Any]") -> str:
+    told = row["attribute"] == "age" and not math.isnan(row["rate"])
+    return f"{Format(1).number(row['rate'])} years" if told else _share(row)

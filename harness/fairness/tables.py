@@ -39,7 +39,8 @@ Lower rates want more pairs of different photos than a group of some hundred has
 """
 FEATURES = "kid_attributes"
 """The set measure whose stored features the group perceptual index is taken on."""
-TESTS = {"RDP": "homogeneity of the hit rates", "PR": "fit to the mix of the test set", "UCPR": "fit to equal shares"}
+TESTS = {"RDP": "homogeneity of the hit rates", "PR": "fit to the mix of the test set", "UCPR": ""}
+"""What p is of; outputs that share inputs are not independent, so UCPR has none."""
 
 
 @dataclass(frozen=True)
@@ -191,17 +192,20 @@ def _informed(reader: Reader, attribute: str, backend: str, classes: list[str]) 
     if attribute not in reader.scores.attributes:
         return
     labels = reader.scores.groups_of(attribute)
-    whole = labels[labels != UNKNOWN].isin(classes).all()
-    labels, outputs = labels[labels.isin(classes)].align(reader.output(backend, attribute), join="inner")
+    labels, outputs = labels[labels != UNKNOWN].align(reader.output(backend, attribute), join="inner")
+    strange = ~labels.isin(classes)
+    labels, outputs = labels[~strange], outputs[~strange]
     if not len(labels):
         return
     errors = confusion(first_outputs(reader.readings, CONTROL, PNG).reindex(labels.index), labels, attribute)
-    note = "" if len(reader.truth(attribute)) else "no reading of the photos: no control arm"
+    notes = [] if len(reader.truth(attribute)) else ["no reading of the photos: no control arm"]
+    notes += [f"{strange.sum()} images of labels unknown to the instrument left out"] if strange.any() else []
+    note = "; ".join(notes)
     rdp, mix = parity.rdp(labels, outputs), parity.p_pr(labels, classes=classes)
     judged = rdp.table[rdp.table["share"].notna()]
     p = homogeneity([int(hits) for hits in judged["hits"]], [int(n) for n in judged["n"]])
     yield from _divergences("RDP", rdp, _corrected_rdp(errors, labels, outputs), p, note)
-    if not whole:  # of a part of the groups only, there is no mix to compare with
+    if strange.any():  # of a part of the groups only, there is no mix to compare with
         return
     pr = parity.pr(outputs, mix)
     shares = pd.Series(corrected_shares(errors.to_numpy(float), pr.table["share"].to_numpy(float)), classes)
@@ -234,13 +238,13 @@ def _uninformed(reader: Reader, attribute: str, backend: str) -> Iterator[Row]:
     record = next(b for b in reader.scores.record["backends"] if b["label"] == backend)
     for condition, inputs in ((AVERAGE, "average faces"), (AVERAGE_NOISE, "noisy averages")):
         seen = reader.under(backend, condition, attribute)
+        groups = reader.scores.groups_of(attribute).reindex(seen.index)
         if condition == AVERAGE and record["deterministic"]:  # one output a group, however often it was asked
-            seen = seen.groupby(reader.scores.groups_of(attribute).reindex(seen.index)).first()
+            seen = seen.groupby(groups).first()
         if len(seen):
-            equal = parity.uniform(reader.labels[attribute])
-            found = parity.pr(seen, equal)
-            p = goodness_of_fit([int(hits) for hits in found.table["hits"]], list(equal))
-            yield from _divergences("UCPR", found, (math.nan, math.nan), p, inputs)
+            found = parity.pr(seen, parity.uniform(reader.labels[attribute]))
+            note = f"{inputs}: {len(seen)} outputs share {groups.nunique()} averages, no test"
+            yield from _divergences("UCPR", found, (math.nan, math.nan), math.nan, note)
 
 
 # Several outputs of an input
@@ -412,9 +416,10 @@ def _probes(scores: Scores, _: list[Reader]) -> Iterator[Row]:
             effects = probe_effects(where.join(table[backend].rename("value"), how="inner")).set_index("term")
             for term in (TREND, GAP):
                 row = effects.loc[term].to_dict()
-                figures = {"effect": row["estimate"], "low": row["low"], "high": row["high"]}
+                shown = ("estimate", "low", "high", "p_value") if row["status"] == "ok" else ()
+                effect, low, high, p = [row[name] for name in shown] or [math.nan] * 4
                 who = {"backend": backend, "metric": metric, "level": f"{cue}: {term}", "n": int(row["bases"])}
-                yield who | figures | {"p_value": row["p_value"]}
+                yield who | {"effect": effect, "low": low, "high": high, "p_value": p, "status": row["status"]}
 
 
 # The instruments themselves
@@ -431,11 +436,14 @@ def _instruments(scores: Scores, readers: list[Reader]) -> Iterator[Row]:
             labels = labels[labels.isin(classes)]
             for group, members in [("all", labels.index), *_members(scores, labels.index, attribute)]:
                 here = seen[members].dropna()
-                right = int((here == labels[here.index]).sum())
-                low, high = wilson(right, len(here))
-                accuracy = right / len(here) if len(here) else math.nan
-                who = {"instrument": reader.name, "attribute": attribute, "group": group, "n": len(here)}
-                yield who | {"accuracy": accuracy, "low": low, "high": high, "missing": len(members) - len(here)}
+                n, right = len(here), int((here == labels[here.index]).sum())
+                low, high = wilson(right, n)
+                known = {"accuracy": right / n, "low": low, "high": high} if n >= INSUFFICIENT else _UNTOLD
+                who = {"instrument": reader.name, "attribute": attribute, "group": group, "n": n}
+                yield who | known | {"missing": len(members) - n}
+
+
+_UNTOLD = {"accuracy": math.nan, "low": math.nan, "high": math.nan}
 
 
 def _disagreement(scores: Scores, readers: list[Reader]) -> Iterator[Row]:
@@ -446,5 +454,7 @@ def _disagreement(scores: Scores, readers: list[Reader]) -> Iterator[Row]:
             by = next((a for a in ("race", *scores.attributes) if a in scores.attributes), None)
             groups = scores.groups_of(by).reindex(one.index) if by else pd.Series("all", one.index)
             for row in disagreement(one, two, groups).to_dict("records"):
-                named = {"first": first.name, "second": second.name, "rate": row["disagreement"]}
-                yield named | {key: row[key] for key in ("attribute", "group", "n", "low", "high")}
+                named = {"first": first.name, "second": second.name}
+                named |= {key: row[key] for key in ("attribute", "group", "n")}
+                known = {"rate": row["disagreement"], "low": row["low"], "high": row["high"]}
+                yield named | (known if row["n"] >= INSUFFICIENT else _NOTHING)

@@ -475,7 +475,7 @@ def _faces() -> dict[str, list[dict[str, Any]]]:
         "probes": [
             sr3
             | {"metric": "lpips_alex", "level": "tone: trend per level", "n": 64, "effect": 0.001}
-            | {"low": 0.0005, "high": 0.0015, "p_value": 0.001}
+            | {"low": 0.0005, "high": 0.0015, "p_value": 0.001, "status": "ok"}
         ],
         "instruments": [
             {"instrument": "attributes", "attribute": "race", "group": "Black", "n": 120, "missing": 1}
