@@ -41,7 +41,8 @@ COLUMNS = {
     "parity": "backend instrument attribute measure n value corrected p_value test note",
     "posterior": "backend attribute group n samples share truth p_value",
     "reliability": "backend attribute group share n observed low high expected expected_low expected_high",
-    "perceptual": "backend group n gpi low high precision recall",
+    "perceptual": "backend attribute group n gpi low high precision precision_low precision_high "
+    "recall recall_low recall_high",
     "verification": "backend attribute group n fnmr low high fnmr_own threshold fmr impostor_pairs note",
     "indices": "backend index value p_value note",
     "seeds": "backend metric group n samples mean low high seed_sd",

@@ -424,14 +424,13 @@ def _perceptual(run: Run) -> Table:
     rows = [
         [
             short_label(run, row["backend"]),
-            Cell(str(row["group"])),
+            Cell(str(row["group"]), str(row["attribute"])),
             number_cell(count(row["n"])),
             number_cell(
                 "insufficient" if math.isnan(row["gpi"]) else how.interval(row["gpi"], row["low"], row["high"]),
                 kind="muted" if math.isnan(row["gpi"]) else "",
             ),
-            number_cell(significant(row["precision"], 3)),
-            number_cell(significant(row["recall"], 3)),
+            *(number_cell(_covered(row, name)) for name in ("precision", "recall")),
         ]
         for _, row in frame.iterrows()
     ]
@@ -444,6 +443,11 @@ def _perceptual(run: Run) -> Table:
         Column("Group recall"),
     ]
     return Table("Group perceptual index, on the attribute network's features", columns, rows, "perceptual")
+
+
+def _covered(row: "pd.Series[Any]", name: str) -> str:
+    figures = [row[name + end] for end in ("", "_low", "_high")]
+    return NOTHING if math.isnan(row[name]) else Format(3).interval(*figures)
 
 
 def _verification(run: Run) -> Table:

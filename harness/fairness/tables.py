@@ -100,15 +100,17 @@ def tables(scores: Scores) -> dict[str, list[Row]]:
         "parity": _parity,
         "posterior": _posterior,
         "reliability": _reliability,
-        "perceptual": _perceptual,
         "seeds": _seeds,
         "probes": _probes,
         "instruments": _instruments,
         "disagreement": _disagreement,
     }
-    made = {name: list(make(scores, readers)) for name, make in makers.items()}
-    rates = list(_rates(scores))
-    return made | {"verification": list(_verification(rates)), "indices": [*_indices(rates), *_slopes(scores)]}
+    rates, sets = list(_rates(scores)), list(_sets(scores))
+    return {name: list(make(scores, readers)) for name, make in makers.items()} | {
+        "perceptual": list(_perceptual(sets)),
+        "verification": list(_verification(rates)),
+        "indices": [*_indices(rates), *_gpi_gaps(sets), *_slopes(scores)],
+    }
 
 
 # Flips
@@ -302,27 +304,59 @@ def _seeds(scores: Scores, readers: list[Reader]) -> Iterator[Row]:
 # Sets of faces
 
 
-def _perceptual(scores: Scores, _: list[Reader]) -> Iterator[Row]:
-    """GPI, precision and recall of each group, on the stored features of the attribute network."""
+@dataclass(frozen=True)
+class Set:
+    """The features of a backend's outputs and of their photos, (N, D) each, with the group of each."""
+
+    backend: str
+    attribute: str
+    outputs: Float
+    photos: Float
+    groups: "pd.Series[str]"
+
+
+def _sets(scores: Scores) -> Iterator[Set]:
+    """Pairs whose group is known and whose stored features are finite, by race, gender and race x gender."""
     about = scores.record.get("set_metrics", {}).get(FEATURES)
     photos = load_features(scores.folder, scores.record, CONTROL, about) if about else None
     if about is None or photos is None:
         return
-    for backend in scores.labels:
+    for backend in (b for b in scores.labels if b != CONTROL):
         outputs = load_features(scores.folder, scores.record, backend, about)
-        if backend == CONTROL or outputs is None:
+        if outputs is None:
             continue
-        paired = photos.loc[outputs.index].to_numpy(float)
+        x, y = outputs.to_numpy(float), photos.loc[outputs.index].to_numpy(float)
+        finite = np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
         for attribute in [a for a in scores.attributes if a in {"race", "gender", "race x gender"}]:
             groups = scores.groups_of(attribute).reindex(outputs.index)
-            known = (groups != UNKNOWN).to_numpy()
-            table = perceptual.group_measures(outputs.to_numpy(float)[known], paired[known], groups=groups[known])
-            for group, rows in table.groupby("group", sort=False):
-                figures = rows.set_index("measure")
-                gpi = figures.loc["gpi"].to_dict()
-                bounds = {"n": int(gpi["n"]), "gpi": gpi["value"], "low": gpi["low"], "high": gpi["high"]}
-                shares = {name: figures.loc[name, "value"] for name in ("precision", "recall")}
-                yield {"backend": backend, "group": group} | bounds | shares
+            known = finite & (groups != UNKNOWN).to_numpy()
+            yield Set(backend, attribute, x[known], y[known], groups[known])
+
+
+def _perceptual(sets: list[Set]) -> Iterator[Row]:
+    """GPI, precision and recall of each group, on the stored features of the attribute network."""
+    for mine in sets:
+        table = perceptual.group_measures(mine.outputs, mine.photos, groups=mine.groups)
+        for group, rows in table.groupby("group", sort=False):
+            figures = rows.set_index("measure")[["value", "low", "high"]]
+            n = int(rows["n"].iloc[0])
+            gpi = dict(zip(("gpi", "low", "high"), figures.loc["gpi"], strict=True))
+            shares = {
+                name + end: figures.loc[name, column]
+                for name in ("precision", "recall")
+                for end, column in (("", "value"), ("_low", "low"), ("_high", "high"))
+            }
+            yield {"backend": mine.backend, "attribute": mine.attribute, "group": group, "n": n} | gpi | shares
+
+
+def _gpi_gaps(sets: list[Set]) -> Iterator[Row]:
+    """The largest difference of the groups' GPI, against shuffled groups."""
+    for mine in sets:
+        gap = perceptual.gpi_gap(mine.outputs, mine.photos, groups=mine.groups)
+        told = not math.isnan(gap.observed)
+        note = f"95 % of chance below {gap.null_p95:.2g}" if told else f"fewer than two groups of {perceptual.ENOUGH}"
+        figures = {"value": gap.observed, "p_value": gap.p_value, "note": note}
+        yield {"backend": mine.backend, "index": f"GPI gap, {mine.attribute}"} | figures
 
 
 # Identity

@@ -458,13 +458,18 @@ def _faces() -> dict[str, list[dict[str, Any]]]:
         "perceptual": [
             sr3
             | {
+                "attribute": "race",
                 "group": "Black",
                 "n": 220,
                 "gpi": 0.0004,
                 "low": 0.0001,
                 "high": 0.0007,
                 "precision": 0.9,
+                "precision_low": 0.85,
+                "precision_high": 0.93,
                 "recall": 0.8,
+                "recall_low": 0.74,
+                "recall_high": 0.85,
             }
         ],
         "verification": [
