@@ -49,6 +49,7 @@ COLUMNS = {
     "probes": "backend metric level n effect low high p_value status",
     "instruments": "instrument attribute group n accuracy low high missing",
     "disagreement": "first second attribute group n rate low high",
+    "unread": "backend metric attribute group n reason",
     "noise": "backend metric severity sigma n mean low high difference difference_low difference_high "
     "added added_low added_high",
     "speed": "backend output_px batch n end_to_end_p50 end_to_end_p90 end_to_end_p95 end_to_end_p99 end_to_end_mean "
@@ -67,7 +68,7 @@ COLUMNS = {
 """Columns of each table, there even when it has no rows; those with pictures have the group attributes as well."""
 FAIRNESS = (
     *("groups", "gaps", "contrasts", "subgroups", "flips", "excess_flips", "parity", "posterior", "reliability"),
-    *("perceptual", "verification", "indices", "seeds", "probes", "instruments", "disagreement"),
+    *("perceptual", "verification", "indices", "seeds", "probes", "instruments", "disagreement", "unread"),
 )
 """The tables of the fairness audit."""
 

@@ -29,7 +29,13 @@ from reports.parts import (
 TABLES = ("groups", "gaps")
 FACES = (
     *("contrasts", "subgroups", "flips", "excess_flips", "parity", "posterior", "reliability", "perceptual"),
-    *("verification", "indices", "seeds", "probes", "instruments", "disagreement"),
+    *("verification", "indices", "seeds", "probes", "instruments", "disagreement", "unread"),
+)
+
+LIMITS = (
+    "Limits: the groups are labels that others guessed from pictures. Corrected figures assume that the classifier errs "
+    "on outputs as it does on photos. Identities are compared on a part of the faces, and different photos of one person "
+    "count as different people. p-values outside the claims, the contrasts and the gaps are exploratory, unadjusted."
 )
 
 
@@ -39,7 +45,10 @@ def section(run: Run) -> Section:
     rest = [_absent(run)] if audited and _absent(run) else []
     if run.table("groups").empty:
         return Section("groups", "Fairness", gaps=not_measured(run, *TABLES) + rest)
-    scores = [*_claims(run), *_by_group(run), *_contrasts(run), *_gaps(run), *_searched(run)]
+    vectors = list(_by_group(run))
+    first = [table for table in vectors if not table.folded]
+    others = [table for table in vectors if table.folded]
+    scores = [*_claims(run), *first, *_contrasts(run), *_gaps(run), *_searched(run), *others]
     tables = [*scores, *(_faces(run) if audited else ())]
     absent = not_measured(run, "gaps") + rest
     return Section("groups", "Fairness", [*_lead(run)], [t for t in tables if t.rows], absent)
@@ -70,6 +79,7 @@ def _lead(run: Run) -> Iterator[str]:
             "What an instrument reads in a face is that instrument's guess, not who somebody is. Its own noise is "
             "shown by the control arm, the ground truth saved once as PNG and once as JPEG; excess is what goes beyond."
         )
+        yield LIMITS
 
 
 # Scores by group
@@ -279,6 +289,8 @@ def _faces(run: Run) -> Iterator[Table]:
     yield _probes(run)
     yield _instruments(run)
     yield _disagreement(run)
+    yield _recipes(run)
+    yield _unread(run)
 
 
 def _share(row: "pd.Series[Any]", mean: str = "rate") -> str:
@@ -361,7 +373,10 @@ def _parity(run: Run) -> Table:
         Column("p"),
         Column("Test", wide=True),
     ]
-    caption = "Representation demographic parity (RDP), proportional representation (PR), uninformative inputs (UCPR)"
+    caption = (
+        "Representation demographic parity (RDP), proportional representation (PR), uninformative inputs (UCPR); "
+        "p exploratory, unadjusted"
+    )
     return Table(caption, columns, rows, "parity", folded=len(rows) > 12)
 
 
@@ -388,7 +403,10 @@ def _posterior(run: Run) -> Table:
         Column("Share of photos", "%"),
         Column("p", "exchangeability"),
     ]
-    caption = "Conditional proportional representation (CPR): are outputs of one input distributed as the truth is?"
+    caption = (
+        "Conditional proportional representation (CPR): are outputs of one input distributed as the truth is? "
+        "p exploratory, unadjusted"
+    )
     return Table(caption, columns, rows, "posterior")
 
 
@@ -546,7 +564,8 @@ def _probes(run: Run) -> Table:
         Column("Effect of the cue alone"),
         Column("p", "within faces"),
     ]
-    return Table("Counterfactual series: the same faces with one cue moved", columns, rows, "probes")
+    caption = "Counterfactual series: the same faces with one cue moved; p exploratory, unadjusted"
+    return Table(caption, columns, rows, "probes")
 
 
 def _instruments(run: Run) -> Table:
@@ -597,3 +616,38 @@ def _disagreement(run: Run) -> Table:
 def _disagrees(row: "pd.Series[Any]") -> str:
     told = row["attribute"] == "age" and not math.isnan(row["rate"])
     return f"{Format(1).number(row['rate'])} years" if told else _share(row)
+
+
+def _recipes(run: Run) -> Table:
+    """The instruments with their recipes, which name the networks by hash."""
+    about = {name: told for name, told in run.record["instruments"].items() if isinstance(told, dict)}
+    rows = [[Cell(name), Cell(_labels(told)), Cell(str(told.get("recipe", NOTHING)))] for name, told in about.items()]
+    columns = [Column("Instrument"), Column("Labels", wide=True), Column("Recipe", "networks by hash", wide=True)]
+    return Table("Instruments", columns, rows)
+
+
+def _labels(told: dict[str, Any]) -> str:
+    labels = told.get("labels") or {}
+    return "; ".join(f"{name}: {', '.join(names)}" if names else name for name, names in labels.items()) or NOTHING
+
+
+def _unread(run: Run) -> Table:
+    frame = by_backend(run, run.table("unread"))
+    rows = [
+        [
+            short_label(run, row["backend"]),
+            Cell(run.title(row["metric"])),
+            Cell(str(row["group"]), "" if row["group"] == row["attribute"] else str(row["attribute"])),
+            number_cell(count(row["n"])),
+            Cell(str(row["reason"])),
+        ]
+        for _, row in frame.iterrows()
+    ]
+    columns = [
+        Column("Backend"),
+        Column("Measure", wide=True),
+        Column("Group", wide=True),
+        Column("n"),
+        Column("Reason", wide=True),
+    ]
+    return Table("Readings that are missing", columns, rows, "unread", folded=True)

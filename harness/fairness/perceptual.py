@@ -104,8 +104,8 @@ def _judged(groups: NDArray[np.str_]) -> tuple[NDArray[np.intp], NDArray[np.intp
 
 
 def _means(h: Float, members: NDArray[np.bool_]) -> Float:
-    """Mean of h_ij over i != j in each of P sets (P, N) of the same size."""
-    m = members.astype(float)
-    n = m[0].sum()
-    means: Float = ((m @ h) * m).sum(axis=1) / (n * (n - 1))
+    """Mean of h_ij over i != j in each of P sets (P, N) of the same size; products in single precision, for speed."""
+    n = int(members[0].sum())
+    rows = members.astype(np.float32) @ h.astype(np.float32)
+    means: Float = rows.sum(axis=1, where=members, dtype=np.float64) / (n * (n - 1))
     return means

@@ -104,6 +104,7 @@ def tables(scores: Scores) -> dict[str, list[Row]]:
         "probes": _probes,
         "instruments": _instruments,
         "disagreement": _disagreement,
+        "unread": _unread,
     }
     rates, sets = list(_rates(scores)), list(_sets(scores))
     return {name: list(make(scores, readers)) for name, make in makers.items()} | {
@@ -492,3 +493,16 @@ def _disagreement(scores: Scores, readers: list[Reader]) -> Iterator[Row]:
                 named |= {key: row[key] for key in ("attribute", "group", "n")}
                 known = {"rate": row["disagreement"], "low": row["low"], "high": row["high"]}
                 yield named | (known if row["n"] >= INSUFFICIENT else _NOTHING)
+
+
+def _unread(scores: Scores, _: list[Reader]) -> Iterator[Row]:
+    """How many readings are missing, by the reason: of all images, then of each group."""
+    measures = scores.record.get("measures", {})
+    rows = scores.rows[scores.rows["metric"].isin(measures) & scores.rows["value"].isna()]
+    rows = rows[(rows["condition"] == CLEAN.name) & (rows["sample"] == 0)]
+    for attribute in ("all", *scores.attributes):
+        groups = "all" if attribute == "all" else rows["image"].map(scores.groups_of(attribute))
+        counts = rows.assign(group=groups).groupby(["backend", "metric", "group", "error"], sort=False).size()
+        for (backend, metric, group, reason), n in counts.items():
+            who = {"backend": backend, "metric": metric, "attribute": attribute, "group": group}
+            yield who | {"n": int(n), "reason": reason}
