@@ -33,9 +33,10 @@ FACES = (
 )
 
 LIMITS = (
-    "Limits: the groups are labels that others guessed from pictures. Corrected figures assume that the classifier errs "
-    "on outputs as it does on photos. Identities are compared on a part of the faces, and different photos of one person "
-    "count as different people. p-values outside the claims, the contrasts and the gaps are exploratory, unadjusted."
+    "Limits: the groups are labels that others guessed from pictures, and a network's reading is a guess as well. "
+    "Corrected figures assume that the classifier errs on outputs as it does on photos. Identities are compared on a "
+    "part of the faces, and different photos of one person count as different people. p-values where no adjustment is "
+    "named are exploratory."
 )
 
 
