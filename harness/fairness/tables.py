@@ -341,13 +341,14 @@ def _perceptual(sets: list[Set]) -> Iterator[Row]:
         for group, rows in table.groupby("group", sort=False):
             figures = rows.set_index("measure")[["value", "low", "high"]]
             n = int(rows["n"].iloc[0])
-            gpi = dict(zip(("gpi", "low", "high"), figures.loc["gpi"], strict=True))
-            shares = {
+            gpi: Row = dict(zip(("gpi", "low", "high"), figures.loc["gpi"], strict=True))
+            shares: Row = {
                 name + end: figures.loc[name, column]
                 for name in ("precision", "recall")
                 for end, column in (("", "value"), ("_low", "low"), ("_high", "high"))
             }
-            yield {"backend": mine.backend, "attribute": mine.attribute, "group": group, "n": n} | gpi | shares
+            who: Row = {"backend": mine.backend, "attribute": mine.attribute, "group": group, "n": n}
+            yield who | gpi | shares
 
 
 def _gpi_gaps(sets: list[Set]) -> Iterator[Row]:
@@ -503,6 +504,5 @@ def _unread(scores: Scores, _: list[Reader]) -> Iterator[Row]:
     for attribute in ("all", *scores.attributes):
         groups = "all" if attribute == "all" else rows["image"].map(scores.groups_of(attribute))
         counts = rows.assign(group=groups).groupby(["backend", "metric", "group", "error"], sort=False).size()
-        for (backend, metric, group, reason), n in counts.items():
-            who = {"backend": backend, "metric": metric, "attribute": attribute, "group": group}
-            yield who | {"n": int(n), "reason": reason}
+        for row in counts.reset_index(name="n").rename(columns={"error": "reason"}).to_dict("records"):
+            yield {"attribute": attribute} | {str(key): value for key, value in row.items()}
