@@ -37,17 +37,19 @@ COLUMNS = {
     "contrasts": "backend metric of attribute group n difference low high p_value p_adjusted verdict",
     "subgroups": "backend metric of subgroup n difference p_value searched",
     "flips": "backend instrument attribute before after n count rate low high",
-    "excess_flips": "backend instrument attribute group n rate low high excess excess_low excess_high",
+    "excess_flips": "backend instrument attribute group n rate low high excess_n excess excess_low excess_high",
     "parity": "backend instrument attribute measure n value corrected p_value test note",
     "posterior": "backend attribute group n samples share truth p_value",
     "reliability": "backend attribute group share n observed low high expected expected_low expected_high",
-    "perceptual": "backend group n gpi low high precision recall",
-    "verification": "backend group n fnmr low high fnmr_own threshold fmr impostor_pairs note",
-    "indices": "backend index value",
+    "perceptual": "backend attribute group n gpi low high precision precision_low precision_high "
+    "recall recall_low recall_high",
+    "verification": "backend attribute group n fnmr low high fnmr_own threshold fmr impostor_pairs note",
+    "indices": "backend index value p_value note",
     "seeds": "backend metric group n samples mean low high seed_sd",
-    "probes": "backend metric level n effect low high p_value",
+    "probes": "backend metric level n effect low high p_value status",
     "instruments": "instrument attribute group n accuracy low high missing",
     "disagreement": "first second attribute group n rate low high",
+    "unread": "backend metric attribute group n reason",
     "noise": "backend metric severity sigma n mean low high difference difference_low difference_high "
     "added added_low added_high",
     "speed": "backend output_px batch n end_to_end_p50 end_to_end_p90 end_to_end_p95 end_to_end_p99 end_to_end_mean "
@@ -66,7 +68,7 @@ COLUMNS = {
 """Columns of each table, there even when it has no rows; those with pictures have the group attributes as well."""
 FAIRNESS = (
     *("groups", "gaps", "contrasts", "subgroups", "flips", "excess_flips", "parity", "posterior", "reliability"),
-    *("perceptual", "verification", "indices", "seeds", "probes", "instruments", "disagreement"),
+    *("perceptual", "verification", "indices", "seeds", "probes", "instruments", "disagreement", "unread"),
 )
 """The tables of the fairness audit."""
 

@@ -27,6 +27,7 @@ from harness.images import load
 from harness.metrics import METRICS
 from harness.plan import AVERAGE, AVERAGE_NOISE, CLEAN, Condition, Step
 from harness.set_measures import describe
+from harness.statistics import INSUFFICIENT
 from harness.store import RunFolder, read_table, write_atomic
 from harness.suite import Suite
 
@@ -112,15 +113,19 @@ def _corrupted(clean: NDArray[np.uint8], condition: Condition, seed: int) -> NDA
 
 
 def _prepare_uninformative(folder: RunFolder, images: pd.DataFrame, suite: Suite, steps: Sequence[Step]) -> None:
-    """Write the inputs that say nothing but the group, whose average is taken over all usable images of it."""
+    """Write the inputs that say nothing but the group, whose average is taken over all usable images of it.
+
+    Groups of fewer than `INSUFFICIENT` images have none: a face can be told from the average of a few. So it is with a
+    dataset without the attribute.
+    """
     wanted = [step for step in steps if step.condition.name in (AVERAGE, AVERAGE_NOISE)]
     part = suite.fairness.uninformative if suite.fairness else None
-    if not wanted or part is None:
+    if not wanted or part is None or part.attribute not in images:
         return
-    if part.attribute not in images:
-        raise DatasetError(f"the dataset has no {part.attribute}, which fairness.uninformative takes averages by")
     usable = images[images["error"] == ""]
     for _, members in usable[usable[part.attribute] != UNKNOWN].groupby(part.attribute)["image"]:
+        if len(members) < INSUFFICIENT:
+            continue
         average = average_face(load(folder.target(str(image))) for image in members)
         for step, image in itertools.product(wanted, set(members)):
             if image in step.images:

@@ -29,7 +29,14 @@ from reports.parts import (
 TABLES = ("groups", "gaps")
 FACES = (
     *("contrasts", "subgroups", "flips", "excess_flips", "parity", "posterior", "reliability", "perceptual"),
-    *("verification", "indices", "seeds", "probes", "instruments", "disagreement"),
+    *("verification", "indices", "seeds", "probes", "instruments", "disagreement", "unread"),
+)
+
+LIMITS = (
+    "Limits: the groups are labels that others guessed from pictures, and a network's reading is a guess as well. "
+    "Corrected figures assume that the classifier errs on outputs as it does on photos. Identities are compared on a "
+    "part of the faces, and different photos of one person count as different people. p-values where no adjustment is "
+    "named are exploratory."
 )
 
 
@@ -39,7 +46,10 @@ def section(run: Run) -> Section:
     rest = [_absent(run)] if audited and _absent(run) else []
     if run.table("groups").empty:
         return Section("groups", "Fairness", gaps=not_measured(run, *TABLES) + rest)
-    scores = [*_claims(run), *_by_group(run), *_contrasts(run), *_gaps(run), *_searched(run)]
+    vectors = list(_by_group(run))
+    first = [table for table in vectors if not table.folded]
+    others = [table for table in vectors if table.folded]
+    scores = [*_claims(run), *first, *_contrasts(run), *_gaps(run), *_searched(run), *others]
     tables = [*scores, *(_faces(run) if audited else ())]
     absent = not_measured(run, "gaps") + rest
     return Section("groups", "Fairness", [*_lead(run)], [t for t in tables if t.rows], absent)
@@ -70,6 +80,7 @@ def _lead(run: Run) -> Iterator[str]:
             "What an instrument reads in a face is that instrument's guess, not who somebody is. Its own noise is "
             "shown by the control arm, the ground truth saved once as PNG and once as JPEG; excess is what goes beyond."
         )
+        yield LIMITS
 
 
 # Scores by group
@@ -279,6 +290,8 @@ def _faces(run: Run) -> Iterator[Table]:
     yield _probes(run)
     yield _instruments(run)
     yield _disagreement(run)
+    yield _recipes(run)
+    yield _unread(run)
 
 
 def _share(row: "pd.Series[Any]", mean: str = "rate") -> str:
@@ -308,7 +321,8 @@ def _excess_cell(row: "pd.Series[Any] | None") -> Cell:
         return number_cell("insufficient", "" if row is None else f"n = {count(row['n'])}", "muted")
     how = Format(1)
     figures = [100 * row[key] for key in ("excess", "excess_low", "excess_high")]
-    below = "" if math.isnan(row["excess"]) else f"excess {how.interval(*figures, signed=True)}"
+    fewer = "" if row["excess_n"] == row["n"] else f" (n = {count(row['excess_n'])})"
+    below = "" if math.isnan(row["excess"]) else f"excess {how.interval(*figures, signed=True)}{fewer}"
     return number_cell(_share(row), below)
 
 
@@ -360,7 +374,10 @@ def _parity(run: Run) -> Table:
         Column("p"),
         Column("Test", wide=True),
     ]
-    caption = "Representation demographic parity (RDP), proportional representation (PR), uninformative inputs (UCPR)"
+    caption = (
+        "Representation demographic parity (RDP), proportional representation (PR), uninformative inputs (UCPR); "
+        "p exploratory, unadjusted"
+    )
     return Table(caption, columns, rows, "parity", folded=len(rows) > 12)
 
 
@@ -387,7 +404,10 @@ def _posterior(run: Run) -> Table:
         Column("Share of photos", "%"),
         Column("p", "exchangeability"),
     ]
-    caption = "Conditional proportional representation (CPR): are outputs of one input distributed as the truth is?"
+    caption = (
+        "Conditional proportional representation (CPR): are outputs of one input distributed as the truth is? "
+        "p exploratory, unadjusted"
+    )
     return Table(caption, columns, rows, "posterior")
 
 
@@ -423,14 +443,13 @@ def _perceptual(run: Run) -> Table:
     rows = [
         [
             short_label(run, row["backend"]),
-            Cell(str(row["group"])),
+            Cell(str(row["group"]), str(row["attribute"])),
             number_cell(count(row["n"])),
             number_cell(
                 "insufficient" if math.isnan(row["gpi"]) else how.interval(row["gpi"], row["low"], row["high"]),
                 kind="muted" if math.isnan(row["gpi"]) else "",
             ),
-            number_cell(significant(row["precision"], 3)),
-            number_cell(significant(row["recall"], 3)),
+            *(number_cell(_covered(row, name)) for name in ("precision", "recall")),
         ]
         for _, row in frame.iterrows()
     ]
@@ -445,12 +464,17 @@ def _perceptual(run: Run) -> Table:
     return Table("Group perceptual index, on the attribute network's features", columns, rows, "perceptual")
 
 
+def _covered(row: "pd.Series[Any]", name: str) -> str:
+    figures = [row[name + end] for end in ("", "_low", "_high")]
+    return NOTHING if math.isnan(row[name]) else Format(3).interval(*figures)
+
+
 def _verification(run: Run) -> Table:
     frame = by_backend(run, run.table("verification"))
     rows = [
         [
             short_label(run, row["backend"]),
-            Cell(str(row["group"])),
+            Cell(str(row["group"]), str(row["attribute"])),
             number_cell(count(row["n"])),
             number_cell(_share(row, "fnmr")),
             number_cell(Format(1).number(100 * row["fnmr_own"])),
@@ -466,21 +490,34 @@ def _verification(run: Run) -> Table:
         Column("n"),
         Column("Not matched", "%, at one threshold"),
         Column("Not matched", "%, at the group's own"),
-        Column("False match rate", "of the group, at the one threshold"),
-        Column("Pairs", "of different photos"),
+        Column("False match rate", "of outputs with others' photos, at the one threshold"),
+        Column("Pairs", "of an output and another photo"),
         Column("Note", wide=True),
     ]
-    return Table("Is the face still recognised as itself?", columns, rows, "verification")
+    caption = "Is the face still recognised as itself? Thresholds are where 1 % of the pairs of different photos match"
+    return Table(caption, columns, rows, "verification")
 
 
 def _indices(run: Run) -> Table:
     frame = by_backend(run, run.table("indices"))
     rows = [
-        [short_label(run, row["backend"]), Cell(str(row["index"])), number_cell(significant(row["value"], 3))]
+        [
+            short_label(run, row["backend"]),
+            Cell(str(row["index"])),
+            number_cell(significant(row["value"], 3)),
+            number_cell(p_value(row["p_value"])),
+            Cell(str(row["note"])),
+        ]
         for _, row in frame.iterrows()
     ]
-    columns = [Column("Backend"), Column("Index", wide=True), Column("Value")]
-    return Table("One number for all groups, after the vector above", columns, rows, "indices", folded=True)
+    columns = [
+        Column("Backend"),
+        Column("Index", wide=True),
+        Column("Value"),
+        Column("p", "unadjusted"),
+        Column("Note", wide=True),
+    ]
+    return Table("One number for all groups, after the vectors above", columns, rows, "indices", folded=True)
 
 
 def _seeds(run: Run) -> Table:
@@ -501,7 +538,7 @@ def _seeds(run: Run) -> Table:
         Column("Measure", wide=True),
         Column("Group", wide=True),
         Column("n"),
-        Column("Mean", "images, then seeds resampled"),
+        Column("Mean", "images resampled, each with all its seeds"),
         Column("SD between seeds"),
     ]
     return Table("What changes when only the seed does", columns, rows, "seeds", folded=True)
@@ -515,7 +552,7 @@ def _probes(run: Run) -> Table:
             Cell(run.title(row["metric"])),
             Cell(str(row["level"])),
             number_cell(count(row["n"])),
-            number_cell(_interval(row, "effect")),
+            number_cell(_interval(row, "effect") if row["status"] == "ok" else "insufficient"),
             number_cell(p_value(row["p_value"])),
         ]
         for _, row in frame.iterrows()
@@ -528,7 +565,8 @@ def _probes(run: Run) -> Table:
         Column("Effect of the cue alone"),
         Column("p", "within faces"),
     ]
-    return Table("Counterfactual series: the same faces with one cue moved", columns, rows, "probes")
+    caption = "Counterfactual series: the same faces with one cue moved; p exploratory, unadjusted"
+    return Table(caption, columns, rows, "probes")
 
 
 def _instruments(run: Run) -> Table:
@@ -562,7 +600,7 @@ def _disagreement(run: Run) -> Table:
             Cell(str(row["attribute"])),
             Cell(str(row["group"])),
             number_cell(count(row["n"])),
-            number_cell(_share(row)),
+            number_cell(_disagrees(row)),
         ]
         for _, row in run.table("disagreement").iterrows()
     ]
@@ -571,6 +609,46 @@ def _disagreement(run: Run) -> Table:
         Column("Reads", wide=True),
         Column("Group", wide=True),
         Column("n"),
-        Column("Disagree", "%, on the photos themselves"),
+        Column("Disagree", "%, of ages the mean difference; on the photos themselves"),
     ]
     return Table("Where two instruments disagree", columns, rows, "disagreement", folded=True)
+
+
+def _disagrees(row: "pd.Series[Any]") -> str:
+    told = row["attribute"] == "age" and not math.isnan(row["rate"])
+    return f"{Format(1).number(row['rate'])} years" if told else _share(row)
+
+
+def _recipes(run: Run) -> Table:
+    """The instruments with their recipes, which name the networks by hash."""
+    about = {name: told for name, told in run.record["instruments"].items() if isinstance(told, dict)}
+    rows = [[Cell(name), Cell(_labels(told)), Cell(str(told.get("recipe", NOTHING)))] for name, told in about.items()]
+    columns = [Column("Instrument"), Column("Labels", wide=True), Column("Recipe", "networks by hash", wide=True)]
+    return Table("Instruments", columns, rows)
+
+
+def _labels(told: dict[str, Any]) -> str:
+    labels = told.get("labels") or {}
+    return "; ".join(f"{name}: {', '.join(names)}" if names else name for name, names in labels.items()) or NOTHING
+
+
+def _unread(run: Run) -> Table:
+    frame = by_backend(run, run.table("unread"))
+    rows = [
+        [
+            short_label(run, row["backend"]),
+            Cell(run.title(row["metric"])),
+            Cell(str(row["group"]), "" if row["group"] == row["attribute"] else str(row["attribute"])),
+            number_cell(count(row["n"])),
+            Cell(str(row["reason"])),
+        ]
+        for _, row in frame.iterrows()
+    ]
+    columns = [
+        Column("Backend"),
+        Column("Measure", wide=True),
+        Column("Group", wide=True),
+        Column("n"),
+        Column("Reason", wide=True),
+    ]
+    return Table("Readings that are missing", columns, rows, "unread", folded=True)

@@ -41,6 +41,7 @@ ABSENT: dict[str, str] = {
     "probes": "the dataset is no counterfactual series",
     "instruments": NO_FACES,
     "disagreement": "the suite has one instrument",
+    "unread": NO_FACES,
     "noise": "the suite lists no noise, or the noise cases have not run",
     "speed": "the timed pass has not run",
     "scenarios": "the timed pass has not run",
@@ -182,7 +183,11 @@ def _table(path: Path, name: str) -> tuple[pd.DataFrame | None, str]:
     except (OSError, ValueError) as error:
         return None, f"tables/{name}.parquet cannot be read: {one_line(str(error), 120)}"
     lacking = [c for c in COLUMNS[name].split() if c not in frame]
-    if frame.empty and name in ("failures", "untimed"):  # nothing failed or was left out: a finding, not a gap
+    if frame.empty and name in (
+        "failures",
+        "untimed",
+        "unread",
+    ):  # nothing failed or was left out: a finding, not a gap
         return pd.DataFrame(columns=COLUMNS[name].split()), ""
     if frame.empty:
         return None, f"tables/{name}.parquet holds no rows: {ABSENT[name]}"

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 from harness.fairness.parity import Texts, wilson
 from harness.set_measures import kid_paired, paired_terms
@@ -49,19 +48,31 @@ def _rows(group: str, outputs: Float, photos: Float) -> Iterator[tuple[str, str,
         return
     gpi = kid_paired(outputs, photos)
     yield group, "gpi", n, gpi.value, gpi.low, gpi.high, "ok"
-    hits = pd.Series({"precision": covered(outputs, photos).sum(), "recall": covered(photos, outputs).sum()})
+    apart = _squares(outputs, photos)
+    precise, recalled = _covered(apart, _squares(photos, photos)), _covered(apart.T, _squares(outputs, outputs))
+    hits = pd.Series({"precision": precise.sum(), "recall": recalled.sum()})
     for name, rate in wilson(hits, pd.Series(n, hits.index)).iterrows():
         yield group, str(name), n, rate["rate"], rate["low"], rate["high"], "ok"
 
 
-def covered(points: Float, reference: Float, k: int = NEIGHBOURS) -> NDArray[np.bool_]:
-    """Whether each point is in a ball about a reference point that reaches to its k-th neighbour in the reference.
+def covered(points: Float, reference: Float) -> NDArray[np.bool_]:
+    """Whether each point is in a ball about a reference point that reaches to its third neighbour in the reference.
 
-    The manifold of Kynkaanniemi et al. 2019, equation 1, for points (M, D) and reference (N, D) with N > k.
+    The manifold of Kynkaanniemi et al. 2019, equation 1, for points (M, D) and reference (N, D) with N > 3.
     """
-    radii = np.partition(cdist(reference, reference), k, axis=1)[:, k]
-    inside: NDArray[np.bool_] = (cdist(points, reference) <= radii).any(axis=1)
+    return _covered(_squares(points, reference), _squares(reference, reference))
+
+
+def _covered(apart: Float, among: Float) -> NDArray[np.bool_]:
+    radii = np.partition(among, NEIGHBOURS, axis=1)[:, NEIGHBOURS]
+    inside: NDArray[np.bool_] = (apart <= radii).any(axis=1)
     return inside
+
+
+def _squares(x: Float, y: Float) -> Float:
+    """Squared distances |x|^2 + |y|^2 - 2 x.y of all rows: many times faster than one pair after the other."""
+    squares: Float = np.square(x).sum(axis=1)[:, None] + np.square(y).sum(axis=1) - 2 * x @ y.T
+    return squares
 
 
 def gpi_gap(outputs: Float, photos: Float, *, groups: Texts, permutations: int = 1000) -> Gap:
@@ -93,8 +104,8 @@ def _judged(groups: NDArray[np.str_]) -> tuple[NDArray[np.intp], NDArray[np.intp
 
 
 def _means(h: Float, members: NDArray[np.bool_]) -> Float:
-    """Mean of h_ij over i != j in each of P sets (P, N) of the same size."""
-    m = members.astype(float)
-    n = m[0].sum()
-    means: Float = ((m @ h) * m).sum(axis=1) / (n * (n - 1))
+    """Mean of h_ij over i != j in each of P sets (P, N) of the same size; products in single precision, for speed."""
+    n = int(members[0].sum())
+    rows = members.astype(np.float32) @ h.astype(np.float32)
+    means: Float = rows.sum(axis=1, where=members, dtype=np.float64) / (n * (n - 1))
     return means

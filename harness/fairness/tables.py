@@ -39,7 +39,8 @@ Lower rates want more pairs of different photos than a group of some hundred has
 """
 FEATURES = "kid_attributes"
 """The set measure whose stored features the group perceptual index is taken on."""
-TESTS = {"RDP": "homogeneity of the hit rates", "PR": "fit to the mix of the test set", "UCPR": "fit to equal shares"}
+TESTS = {"RDP": "homogeneity of the hit rates", "PR": "fit to the mix of the test set", "UCPR": ""}
+"""What p is of; outputs that share inputs are not independent, so UCPR has none."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +100,18 @@ def tables(scores: Scores) -> dict[str, list[Row]]:
         "parity": _parity,
         "posterior": _posterior,
         "reliability": _reliability,
-        "perceptual": _perceptual,
-        "verification": _verification,
-        "indices": _indices,
         "seeds": _seeds,
         "probes": _probes,
         "instruments": _instruments,
         "disagreement": _disagreement,
+        "unread": _unread,
     }
-    return {name: list(make(scores, readers)) for name, make in makers.items()}
+    rates, sets = list(_rates(scores)), list(_sets(scores))
+    return {name: list(make(scores, readers)) for name, make in makers.items()} | {
+        "perceptual": list(_perceptual(sets)),
+        "verification": list(_verification(rates)),
+        "indices": [*_indices(rates), *_gpi_gaps(sets), *_slopes(scores)],
+    }
 
 
 # Flips
@@ -160,15 +164,17 @@ def _members(scores: Scores, images: pd.Index, attribute: str) -> Iterator[tuple
 
 
 def _excess(flips: "pd.Series[float]", noise: "pd.Series[float]") -> Row:
-    n = len(flips)
-    if n < INSUFFICIENT:
-        return {"n": n} | _NOTHING | dict.fromkeys(("excess", "excess_low", "excess_high"), math.nan)
-    low, high = wilson(int(flips.sum()), n)
-    beyond = parity.excess_flips(np.asarray(flips, bool), np.asarray(noise.fillna(0), bool))
-    known = bool(noise.notna().all())
-    figures = (beyond.value, beyond.low, beyond.high) if known else (math.nan,) * 3
-    excess = dict(zip(("excess", "excess_low", "excess_high"), figures, strict=True))
-    return {"n": n, "rate": float(flips.mean()), "low": low, "high": high} | excess
+    """The rate over all images, and the excess over those that the control arm has a reading of as well."""
+    n, noise = len(flips), noise.dropna()
+    counts = {"n": n, "excess_n": len(noise)}
+    row = counts | _NOTHING | dict.fromkeys(("excess", "excess_low", "excess_high"), math.nan)
+    if n >= INSUFFICIENT:
+        low, high = wilson(int(flips.sum()), n)
+        row |= {"rate": float(flips.mean()), "low": low, "high": high}
+    if len(noise) >= INSUFFICIENT:
+        beyond = parity.excess_flips(np.asarray(flips[noise.index], bool), np.asarray(noise, bool))
+        row |= {"excess": beyond.value, "excess_low": beyond.low, "excess_high": beyond.high}
+    return row
 
 
 # Parity
@@ -189,17 +195,20 @@ def _informed(reader: Reader, attribute: str, backend: str, classes: list[str]) 
     if attribute not in reader.scores.attributes:
         return
     labels = reader.scores.groups_of(attribute)
-    whole = labels[labels != UNKNOWN].isin(classes).all()
-    labels, outputs = labels[labels.isin(classes)].align(reader.output(backend, attribute), join="inner")
+    labels, outputs = labels[labels != UNKNOWN].align(reader.output(backend, attribute), join="inner")
+    strange = ~labels.isin(classes)
+    labels, outputs = labels[~strange], outputs[~strange]
     if not len(labels):
         return
     errors = confusion(first_outputs(reader.readings, CONTROL, PNG).reindex(labels.index), labels, attribute)
-    note = "" if len(reader.truth(attribute)) else "no reading of the photos: no control arm"
+    notes = [] if len(reader.truth(attribute)) else ["no reading of the photos: no control arm"]
+    notes += [f"{strange.sum()} images of labels unknown to the instrument left out"] if strange.any() else []
+    note = "; ".join(notes)
     rdp, mix = parity.rdp(labels, outputs), parity.p_pr(labels, classes=classes)
     judged = rdp.table[rdp.table["share"].notna()]
     p = homogeneity([int(hits) for hits in judged["hits"]], [int(n) for n in judged["n"]])
     yield from _divergences("RDP", rdp, _corrected_rdp(errors, labels, outputs), p, note)
-    if not whole:  # of a part of the groups only, there is no mix to compare with
+    if strange.any():  # of a part of the groups only, there is no mix to compare with
         return
     pr = parity.pr(outputs, mix)
     shares = pd.Series(corrected_shares(errors.to_numpy(float), pr.table["share"].to_numpy(float)), classes)
@@ -232,13 +241,13 @@ def _uninformed(reader: Reader, attribute: str, backend: str) -> Iterator[Row]:
     record = next(b for b in reader.scores.record["backends"] if b["label"] == backend)
     for condition, inputs in ((AVERAGE, "average faces"), (AVERAGE_NOISE, "noisy averages")):
         seen = reader.under(backend, condition, attribute)
+        groups = reader.scores.groups_of(attribute).reindex(seen.index)
         if condition == AVERAGE and record["deterministic"]:  # one output a group, however often it was asked
-            seen = seen.groupby(reader.scores.groups_of(attribute).reindex(seen.index)).first()
+            seen = seen.groupby(groups).first()
         if len(seen):
-            equal = parity.uniform(reader.labels[attribute])
-            found = parity.pr(seen, equal)
-            p = goodness_of_fit([int(hits) for hits in found.table["hits"]], list(equal))
-            yield from _divergences("UCPR", found, (math.nan, math.nan), p, inputs)
+            found = parity.pr(seen, parity.uniform(reader.labels[attribute]))
+            note = f"{inputs}: {len(seen)} outputs share {groups.nunique()} averages, no test"
+            yield from _divergences("UCPR", found, (math.nan, math.nan), math.nan, note)
 
 
 # Several outputs of an input
@@ -296,87 +305,135 @@ def _seeds(scores: Scores, readers: list[Reader]) -> Iterator[Row]:
 # Sets of faces
 
 
-def _perceptual(scores: Scores, _: list[Reader]) -> Iterator[Row]:
-    """GPI, precision and recall of each group, on the stored features of the attribute network."""
+@dataclass(frozen=True)
+class Set:
+    """The features of a backend's outputs and of their photos, (N, D) each, with the group of each."""
+
+    backend: str
+    attribute: str
+    outputs: Float
+    photos: Float
+    groups: "pd.Series[str]"
+
+
+def _sets(scores: Scores) -> Iterator[Set]:
+    """Pairs whose group is known and whose stored features are finite, by race, gender and race x gender."""
     about = scores.record.get("set_metrics", {}).get(FEATURES)
     photos = load_features(scores.folder, scores.record, CONTROL, about) if about else None
     if about is None or photos is None:
         return
-    for backend in scores.labels:
+    for backend in (b for b in scores.labels if b != CONTROL):
         outputs = load_features(scores.folder, scores.record, backend, about)
-        if backend == CONTROL or outputs is None:
+        if outputs is None:
             continue
-        paired = photos.loc[outputs.index].to_numpy(float)
+        x, y = outputs.to_numpy(float), photos.loc[outputs.index].to_numpy(float)
+        finite = np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
         for attribute in [a for a in scores.attributes if a in {"race", "gender", "race x gender"}]:
             groups = scores.groups_of(attribute).reindex(outputs.index)
-            known = (groups != UNKNOWN).to_numpy()
-            table = perceptual.group_measures(outputs.to_numpy(float)[known], paired[known], groups=groups[known])
-            for group, rows in table.groupby("group", sort=False):
-                figures = rows.set_index("measure")
-                gpi = figures.loc["gpi"].to_dict()
-                bounds = {"n": int(gpi["n"]), "gpi": gpi["value"], "low": gpi["low"], "high": gpi["high"]}
-                shares = {name: figures.loc[name, "value"] for name in ("precision", "recall")}
-                yield {"backend": backend, "group": group} | bounds | shares
+            known = finite & (groups != UNKNOWN).to_numpy()
+            yield Set(backend, attribute, x[known], y[known], groups[known])
+
+
+def _perceptual(sets: list[Set]) -> Iterator[Row]:
+    """GPI, precision and recall of each group, on the stored features of the attribute network."""
+    for mine in sets:
+        table = perceptual.group_measures(mine.outputs, mine.photos, groups=mine.groups)
+        for group, rows in table.groupby("group", sort=False):
+            figures = rows.set_index("measure")[["value", "low", "high"]]
+            n = int(rows["n"].iloc[0])
+            gpi: Row = dict(zip(("gpi", "low", "high"), figures.loc["gpi"], strict=True))
+            shares: Row = {
+                name + end: figures.loc[name, column]
+                for name in ("precision", "recall")
+                for end, column in (("", "value"), ("_low", "low"), ("_high", "high"))
+            }
+            who: Row = {"backend": mine.backend, "attribute": mine.attribute, "group": group, "n": n}
+            yield who | gpi | shares
+
+
+def _gpi_gaps(sets: list[Set]) -> Iterator[Row]:
+    """The largest difference of the groups' GPI, against shuffled groups."""
+    for mine in sets:
+        gap = perceptual.gpi_gap(mine.outputs, mine.photos, groups=mine.groups)
+        told = not math.isnan(gap.observed)
+        note = f"95 % of chance below {gap.null_p95:.2g}" if told else f"fewer than two groups of {perceptual.ENOUGH}"
+        figures = {"value": gap.observed, "p_value": gap.p_value, "note": note}
+        yield {"backend": mine.backend, "index": f"GPI gap, {mine.attribute}"} | figures
 
 
 # Identity
 
 
-def _rates(scores: Scores) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Errors of verification by race, for each backend: photos against other photos set the threshold."""
-    if IDENTITY not in scores.record.get("instruments", {}) or "race" not in scores.attributes:
+def _rates(scores: Scores) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Errors of verification by race and gender, for each backend: attribute, backend, rates."""
+    if IDENTITY not in scores.record.get("instruments", {}):
         return
     readings = load_readings(scores.folder, scores.record, IDENTITY)
     photos = _found(first_outputs(readings, CONTROL, PNG))
-    groups = scores.groups_of("race").reindex(photos.index)
-    photos = photos[(groups != UNKNOWN).to_numpy()]
-    impostors = verification.impostor_distances(
-        photos.to_numpy(float), photos.to_numpy(float), groups=groups[photos.index]
-    )
-    for backend in scores.labels:
-        outputs = _found(first_outputs(readings, backend, JPEG if backend == CONTROL else PNG))
-        outputs = outputs[outputs.index.isin(photos.index)]
-        if len(outputs):
-            genuine = verification.genuine_distances(
-                outputs.to_numpy(float), photos.loc[outputs.index].to_numpy(float), groups=groups[outputs.index]
-            )
-            mine = {group: impostors[group] for group in genuine}
-            rates = verification.at_one_threshold(genuine, mine, fmr=FMR)
-            own = verification.at_group_thresholds(genuine, mine, fmr=FMR)
-            yield backend, rates.assign(fnmr_own=own["fnmr"])
+    outputs = {b: _found(first_outputs(readings, b, JPEG if b == CONTROL else PNG)) for b in scores.labels}
+    for attribute in [a for a in scores.attributes if a in {"race", "gender"}]:
+        groups = scores.groups_of(attribute).reindex(photos.index)
+        groups = groups[groups != UNKNOWN]
+        among = _impostors(photos, photos, groups)
+        for backend, found in outputs.items():
+            mine = found[found.index.isin(groups.index)]
+            if len(mine):
+                yield attribute, backend, _errors(mine, photos, groups[mine.index], among)
+
+
+def _errors(
+    outputs: pd.DataFrame, photos: pd.DataFrame, groups: pd.Series, among: verification.Distances
+) -> pd.DataFrame:
+    """Rates of the outputs' matches with photos; pairs `among` photos set the thresholds."""
+    paired = photos.loc[outputs.index]
+    genuine = verification.genuine_distances(outputs.to_numpy(float), paired.to_numpy(float), groups=groups)
+    impostors = _impostors(outputs, paired, groups)
+    rates = verification.at_one_threshold(genuine, impostors, photos=among, fmr=FMR)
+    own = verification.at_group_thresholds(genuine, impostors, photos=among, fmr=FMR)
+    return rates.assign(fnmr_own=own["fnmr"])
+
+
+def _impostors(outputs: pd.DataFrame, photos: pd.DataFrame, groups: pd.Series) -> dict[str, Float]:
+    there = groups.index
+    first, second = outputs.loc[there].to_numpy(float), photos.loc[there].to_numpy(float)
+    return verification.impostor_distances(first, second, groups=groups)
 
 
 def _found(readings: pd.DataFrame) -> pd.DataFrame:
     return readings[readings["found"].astype(bool)].drop(columns="found")
 
 
-def _verification(scores: Scores, _: list[Reader]) -> Iterator[Row]:
-    for backend, rates in _rates(scores):
-        for group, row in rates.iterrows():
+def _verification(rates: list[tuple[str, str, pd.DataFrame]]) -> Iterator[Row]:
+    """The rates, none of groups too small for them."""
+    shown = ["fnmr", "fnmr_low", "fnmr_high", "fnmr_own", "fmr"]
+    for attribute, backend, table in rates:
+        known = table[shown].where(table["status"] == "ok")
+        for (group, row), figures in zip(table.iterrows(), known.to_dict("records"), strict=True):
+            low, high = figures.pop("fnmr_low"), figures.pop("fnmr_high")
+            pairs = {"threshold": row["threshold"], "impostor_pairs": int(row["pairs"])}
             note = "" if row["status"] == "ok" else str(row["status"])
-            figures = {"n": int(row["n"]), "fnmr": row["fnmr"], "low": row["fnmr_low"], "high": row["fnmr_high"]}
-            figures["fnmr_own"] = row["fnmr_own"]
-            pairs = {"threshold": row["threshold"], "fmr": row["fmr"], "impostor_pairs": int(row["pairs"])}
-            yield {"backend": backend, "group": group} | figures | pairs | {"note": note}
+            who = {"backend": backend, "attribute": attribute, "group": group, "n": int(row["n"])}
+            yield who | figures | {"low": low, "high": high} | pairs | {"note": note}
 
 
-def _indices(scores: Scores, _: list[Reader]) -> Iterator[Row]:
-    for backend, rates in _rates(scores):
-        figures = asdict(verification.disparity(rates, alpha=0.5))
+def _indices(rates: list[tuple[str, str, pd.DataFrame]]) -> Iterator[Row]:
+    for attribute, backend, table in rates:
+        found = verification.disparity(table, alpha=0.5)
+        figures, note = asdict(found), f"over {found.groups} groups"
         for name in ("garbe", "fdr", "ir", "max_geomean_fmr", "max_geomean_fnmr"):
-            yield {"backend": backend, "index": f"{name} (alpha 0.5)", "value": figures[name]}
-    if SKIN in scores.record.get("instruments", {}):
-        yield from _slopes(scores)
+            index = f"{name} (alpha 0.5), {attribute}"
+            yield {"backend": backend, "index": index, "value": figures[name], "p_value": math.nan, "note": note}
 
 
 def _slopes(scores: Scores) -> Iterator[Row]:
     """Slope of the skin's shift in lightness on the photo's lightness: negative is regression to the mean."""
-    photos = first_outputs(load_readings(scores.folder, scores.record, SKIN), CONTROL, PNG)["L"]
+    photos = first_outputs(load_readings(scores.folder, scores.record, SKIN), CONTROL, PNG)
     shifts = scores.values("skin_dl")
-    for backend in shifts:
-        shift = shifts[backend].dropna()
-        slope = regression_to_the_mean(shift, photos.reindex(shift.index))
-        yield {"backend": backend, "index": "slope of dL* on the photo's L*", "value": slope.value}
+    for backend in shifts if len(photos) else ():
+        shift, lightness = shifts[backend].dropna().align(photos["L"].dropna(), join="inner")
+        slope = regression_to_the_mean(shift, lightness)
+        row = {"backend": backend, "index": "slope of dL* on the photo's L*", "value": slope.value}
+        yield row | {"p_value": math.nan, "note": f"{slope.n} images"}
 
 
 # Counterfactual series
@@ -395,9 +452,10 @@ def _probes(scores: Scores, _: list[Reader]) -> Iterator[Row]:
             effects = probe_effects(where.join(table[backend].rename("value"), how="inner")).set_index("term")
             for term in (TREND, GAP):
                 row = effects.loc[term].to_dict()
-                figures = {"effect": row["estimate"], "low": row["low"], "high": row["high"]}
+                shown = ("estimate", "low", "high", "p_value") if row["status"] == "ok" else ()
+                effect, low, high, p = [row[name] for name in shown] or [math.nan] * 4
                 who = {"backend": backend, "metric": metric, "level": f"{cue}: {term}", "n": int(row["bases"])}
-                yield who | figures | {"p_value": row["p_value"]}
+                yield who | {"effect": effect, "low": low, "high": high, "p_value": p, "status": row["status"]}
 
 
 # The instruments themselves
@@ -414,11 +472,14 @@ def _instruments(scores: Scores, readers: list[Reader]) -> Iterator[Row]:
             labels = labels[labels.isin(classes)]
             for group, members in [("all", labels.index), *_members(scores, labels.index, attribute)]:
                 here = seen[members].dropna()
-                right = int((here == labels[here.index]).sum())
-                low, high = wilson(right, len(here))
-                accuracy = right / len(here) if len(here) else math.nan
-                who = {"instrument": reader.name, "attribute": attribute, "group": group, "n": len(here)}
-                yield who | {"accuracy": accuracy, "low": low, "high": high, "missing": len(members) - len(here)}
+                n, right = len(here), int((here == labels[here.index]).sum())
+                low, high = wilson(right, n)
+                known = {"accuracy": right / n, "low": low, "high": high} if n >= INSUFFICIENT else _UNTOLD
+                who = {"instrument": reader.name, "attribute": attribute, "group": group, "n": n}
+                yield who | known | {"missing": len(members) - n}
+
+
+_UNTOLD = {"accuracy": math.nan, "low": math.nan, "high": math.nan}
 
 
 def _disagreement(scores: Scores, readers: list[Reader]) -> Iterator[Row]:
@@ -429,5 +490,19 @@ def _disagreement(scores: Scores, readers: list[Reader]) -> Iterator[Row]:
             by = next((a for a in ("race", *scores.attributes) if a in scores.attributes), None)
             groups = scores.groups_of(by).reindex(one.index) if by else pd.Series("all", one.index)
             for row in disagreement(one, two, groups).to_dict("records"):
-                named = {"first": first.name, "second": second.name, "rate": row["disagreement"]}
-                yield named | {key: row[key] for key in ("attribute", "group", "n", "low", "high")}
+                named = {"first": first.name, "second": second.name}
+                named |= {key: row[key] for key in ("attribute", "group", "n")}
+                known = {"rate": row["disagreement"], "low": row["low"], "high": row["high"]}
+                yield named | (known if row["n"] >= INSUFFICIENT else _NOTHING)
+
+
+def _unread(scores: Scores, _: list[Reader]) -> Iterator[Row]:
+    """How many readings are missing, by the reason: of all images, then of each group."""
+    measures = scores.record.get("measures", {})
+    rows = scores.rows[scores.rows["metric"].isin(measures) & scores.rows["value"].isna()]
+    rows = rows[(rows["condition"] == CLEAN.name) & (rows["sample"] == 0)]
+    for attribute in ("all", *scores.attributes):
+        groups = "all" if attribute == "all" else rows["image"].map(scores.groups_of(attribute))
+        counts = rows.assign(group=groups).groupby(["backend", "metric", "group", "error"], sort=False).size()
+        for row in counts.reset_index(name="n").rename(columns={"error": "reason"}).to_dict("records"):
+            yield {"attribute": attribute} | {str(key): value for key, value in row.items()}

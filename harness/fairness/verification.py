@@ -1,7 +1,7 @@
 """Is the output still the same person: errors of verification by group, and indices of their disparity.
 
 A pair is a match when its distance is below a threshold. A genuine pair is a photo and its output, an impostor pair two
-different photos of one group; the threshold is where impostors match at a chosen rate.
+different photos of one group, or an output and another photo; the threshold is where photos match at a chosen rate.
 
 FMR    share of the impostor pairs that match
 FNMR   share of the genuine pairs that do not
@@ -64,20 +64,23 @@ def threshold_at(impostor_distances: Float, fmr: float) -> float:
     return float(np.partition(impostor_distances, place := math.floor(m * fmr))[place])
 
 
-def at_one_threshold(genuine: Distances, impostors: Distances, *, fmr: float) -> pd.DataFrame:
-    """Error rates of the groups at the threshold where the impostors of all groups together match at `fmr`.
+def at_one_threshold(genuine: Distances, impostors: Distances, *, photos: Distances, fmr: float) -> pd.DataFrame:
+    """Error rates of the groups at the threshold where the pairs of `photos` of all groups together match at `fmr`.
+
+    The impostors are those of an upscaler, outputs against photos: what they match more often than the photos among
+    themselves is its doing.
 
     A row for each group: threshold, fmr, fmr_low, fmr_high, fnmr, fnmr_low, fnmr_high (95 %: Wilson; the upper bound
     for no false match is 3 / pairs), the counts pairs, false_matches, n and false_non_matches, and status:
     "insufficient pairs" for fewer than 3 / fmr impostor pairs, "insufficient" for fewer than `INSUFFICIENT` images.
     """
-    threshold = threshold_at(np.concatenate(list(impostors.values())), fmr)
+    threshold = threshold_at(np.concatenate(list(photos.values())), fmr)
     return _rates(genuine, impostors, pd.Series(threshold, list(genuine)), fmr=fmr)
 
 
-def at_group_thresholds(genuine: Distances, impostors: Distances, *, fmr: float) -> pd.DataFrame:
-    """As `at_one_threshold`, with the threshold of each group where its own impostors match at `fmr`."""
-    thresholds = pd.Series({group: threshold_at(impostors[group], fmr) for group in genuine})
+def at_group_thresholds(genuine: Distances, impostors: Distances, *, photos: Distances, fmr: float) -> pd.DataFrame:
+    """As `at_one_threshold`, with the threshold of each group where its own pairs of photos match at `fmr`."""
+    thresholds = pd.Series({group: threshold_at(photos[group], fmr) for group in genuine})
     return _rates(genuine, impostors, thresholds, fmr=fmr)
 
 

