@@ -65,8 +65,7 @@ def covered(points: Float, reference: Float) -> NDArray[np.bool_]:
 
 def _covered(apart: Float, among: Float) -> NDArray[np.bool_]:
     radii = np.partition(among, NEIGHBOURS, axis=1)[:, NEIGHBOURS]
-    inside: NDArray[np.bool_] = (apart <= radii).any(axis=1)
-    return inside
+    return np.asarray((apart <= radii).any(axis=1))
 
 
 def _squares(x: Float, y: Float) -> Float:

@@ -16,7 +16,9 @@ face_missing_INSTRUMENT     1 if no face is found in the output, for instruments
 
 import hashlib
 import io
+import itertools
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,11 +143,22 @@ def measure_readings(folder: RunFolder, progress: Progress) -> None:
     instruments = record.get("instruments", {})
     task = progress.add_task("readings", total=len(record.get("backends", [])) * len(instruments))
     images = read_table(folder.path / "images.parquet") if instruments else pd.DataFrame()
-    for name in instruments:
-        for backend in record["backends"]:
+
+    def store(names: list[str]) -> None:
+        for name, backend in itertools.product(names, record["backends"]):
             _store(folder, record, images, backend, name)
             progress.advance(task)
+
+    with ThreadPoolExecutor(len(lanes := _lanes(instruments)) or 1) as pool:
+        list(pool.map(store, lanes))
+    for name in instruments:
         _append_rows(folder, record, images, name)
+
+
+def _lanes(instruments: dict[str, About]) -> list[list[str]]:
+    """The instruments in lists that may work at the same time: those that look for faces share what finds them."""
+    finders = [n for n, about in instruments.items() if about["missing"] in {FACE_NOT_FOUND, NO_TARGET_FACE}]
+    return [lane for lane in (finders, [name for name in instruments if name not in finders]) if lane]
 
 
 def load_readings(folder: RunFolder, record: dict[str, Any], instrument: str) -> pd.DataFrame:

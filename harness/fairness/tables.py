@@ -413,7 +413,13 @@ def _verification(rates: list[tuple[str, str, pd.DataFrame]]) -> Iterator[Row]:
             pairs = {"threshold": row["threshold"], "impostor_pairs": int(row["pairs"])}
             note = "" if row["status"] == "ok" else str(row["status"])
             who = {"backend": backend, "attribute": attribute, "group": group, "n": int(row["n"])}
-            yield who | figures | {"low": low, "high": high} | pairs | {"note": note}
+            yield (
+                who
+                | {str(key): value for key, value in figures.items()}
+                | {"low": low, "high": high}
+                | pairs
+                | {"note": note}
+            )
 
 
 def _indices(rates: list[tuple[str, str, pd.DataFrame]]) -> Iterator[Row]:
