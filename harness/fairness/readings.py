@@ -166,7 +166,9 @@ def load_readings(folder: RunFolder, record: dict[str, Any], instrument: str) ->
 
     Columns: found, and ATTRIBUTE:LABEL probabilities, `age:value` years, or what identity and skin have.
     """
-    about = record["instruments"][instrument]
+    about = record.get("instruments", {}).get(instrument)
+    if about is None:
+        return pd.DataFrame(columns=["backend", *KEY, "found"]).set_index(["backend", *KEY])
     files = {b["label"]: _file(folder, b, instrument, about) for b in record["backends"]}
     frames = [read_table(path).assign(backend=label) for label, path in files.items() if path.exists()]
     if not frames:

@@ -568,7 +568,7 @@ def test_a_run_without_rows_has_every_table_and_column(backends: list[dict[str, 
 
 FROM_READINGS = {
     *("sets", "flips", "excess_flips", "parity", "posterior", "reliability", "perceptual", "verification", "indices"),
-    *("seeds", "probes", "instruments", "disagreement"),
+    *("seeds", "probes", "instruments", "disagreement", "unread"),
 }
 """Tables of stored features and readings, which tests/harness/test_runner.py and tests/harness/fairness make."""
 
