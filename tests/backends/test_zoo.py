@@ -1,5 +1,6 @@
 """The page of models and the list of backends: true to the cards and to what the backends say of themselves."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from backends.registry import ENTRIES
 from backends.training.zoo import PAGE, page
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(os.environ.get("HARNESS_SOURCE", Path(__file__).resolve().parents[2]))
 CARD = """\
 # tiny: a model
 
