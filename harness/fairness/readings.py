@@ -19,6 +19,7 @@ import io
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,10 +150,24 @@ def measure_readings(folder: RunFolder, progress: Progress) -> None:
             _store(folder, record, images, backend, name)
             progress.advance(task)
 
-    with ThreadPoolExecutor(len(lanes := _lanes(instruments)) or 1) as pool:
+    lanes = _lanes(instruments)
+    with _shared_cores(len(lanes)), ThreadPoolExecutor(len(lanes) or 1) as pool:
         list(pool.map(store, lanes))
     for name in instruments:
         _append_rows(folder, record, images, name)
+
+
+@contextmanager
+def _shared_cores(lanes: int) -> Iterator[None]:
+    """PyTorch takes its share of the cores while several instruments work: more threads than cores slow all down."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // max(1, lanes)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _lanes(instruments: dict[str, About]) -> list[list[str]]:
