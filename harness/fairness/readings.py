@@ -16,10 +16,7 @@ face_missing_INSTRUMENT     1 if no face is found in the output, for instruments
 
 import hashlib
 import io
-import itertools
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,36 +141,11 @@ def measure_readings(folder: RunFolder, progress: Progress) -> None:
     instruments = record.get("instruments", {})
     task = progress.add_task("readings", total=len(record.get("backends", [])) * len(instruments))
     images = read_table(folder.path / "images.parquet") if instruments else pd.DataFrame()
-
-    def store(names: list[str]) -> None:
-        for name, backend in itertools.product(names, record["backends"]):
+    for name in instruments:
+        for backend in record["backends"]:
             _store(folder, record, images, backend, name)
             progress.advance(task)
-
-    lanes = _lanes(instruments)
-    with _shared_cores(len(lanes)), ThreadPoolExecutor(len(lanes) or 1) as pool:
-        list(pool.map(store, lanes))
-    for name in instruments:
         _append_rows(folder, record, images, name)
-
-
-@contextmanager
-def _shared_cores(lanes: int) -> Iterator[None]:
-    """PyTorch takes its share of the cores while several instruments work: more threads than cores slow all down."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // max(1, lanes)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _lanes(instruments: dict[str, About]) -> list[list[str]]:
-    """The instruments in lists that may work at the same time: those that look for faces share what finds them."""
-    finders = [n for n, about in instruments.items() if about["missing"] in {FACE_NOT_FOUND, NO_TARGET_FACE}]
-    return [lane for lane in (finders, [name for name in instruments if name not in finders]) if lane]
 
 
 def load_readings(folder: RunFolder, record: dict[str, Any], instrument: str) -> pd.DataFrame:
