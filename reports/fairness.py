@@ -5,6 +5,7 @@ The order is that of a reader who is no statistician: verdicts, then the vectors
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -16,13 +17,20 @@ from reports.numbers import NOTHING, Format, count, fit, p_value, significant
 from reports.parts import (
     Cell,
     Column,
+    Field,
     Section,
     Table,
+    backend_field,
     by_backend,
+    count_field,
+    figure_field,
+    listing,
     not_measured,
     number_cell,
+    p_field,
     short_label,
     spread,
+    text_field,
     text_or_nothing,
 )
 
@@ -49,7 +57,7 @@ def section(run: Run) -> Section:
     vectors = list(_by_group(run))
     first = [table for table in vectors if not table.folded]
     others = [table for table in vectors if table.folded]
-    scores = [*_claims(run), *first, *_contrasts(run), *_gaps(run), *_searched(run), *others]
+    scores = [*_claims(run), *first, _contrasts(run), *_gaps(run), _searched(run), *others]
     tables = [*scores, *(_faces(run) if audited else ())]
     absent = not_measured(run, "gaps") + rest
     return Section("groups", "Fairness", [*_lead(run)], [t for t in tables if t.rows], absent)
@@ -215,30 +223,26 @@ def _gap(row: "pd.Series[Any]", how: Format) -> list[Cell]:
     ]
 
 
-def _contrasts(run: Run) -> Iterator[Table]:
-    frame = by_backend(run, run.table("contrasts"))
-    rows = [
-        [
-            short_label(run, row["backend"]),
-            Cell(_measure(run, row)),
-            Cell(str(row["group"]), str(row["attribute"])),
-            number_cell(count(row["n"])),
-            number_cell(_interval(row, "difference")),
-            number_cell(p_value(row["p_adjusted"])),
-            Cell(str(row["verdict"]), kind="strong" if row["verdict"] in {"better", "worse"} else ""),
-        ]
-        for _, row in frame.iterrows()
+def _contrasts(run: Run) -> Table:
+    fields = [
+        backend_field(run),
+        _measure_field(run),
+        text_field("Group", "group", "attribute"),
+        count_field("n", "n"),
+        figure_field("Difference", partial(_interval, value="difference"), "from the mean of the others"),
+        p_field("Holm", "p_adjusted"),
+        (Column("Verdict", wide=True), _better_or_worse),
     ]
-    columns = [
-        Column("Backend"),
-        Column("Measure", wide=True),
-        Column("Group", wide=True),
-        Column("n"),
-        Column("Difference", "from the mean of the others"),
-        Column("p", "Holm"),
-        Column("Verdict", wide=True),
-    ]
-    yield Table("Each group against the others, in the claimed measures", columns, rows, "contrasts", folded=True)
+    caption = "Each group against the others, in the claimed measures"
+    return listing(caption, by_backend(run, run.table("contrasts")), fields, "contrasts", folded=True)
+
+
+def _measure_field(run: Run) -> Field:
+    return Column("Measure", wide=True), lambda row: Cell(_measure(run, row))
+
+
+def _better_or_worse(row: "pd.Series[Any]") -> Cell:
+    return Cell(str(row["verdict"]), kind="strong" if row["verdict"] in {"better", "worse"} else "")
 
 
 def _interval(row: "pd.Series[Any]", value: str) -> str:
@@ -247,31 +251,26 @@ def _interval(row: "pd.Series[Any]", value: str) -> str:
     return f"{how.interval(row[value], row['low'], row['high'], signed=True)} {how.power}".strip()
 
 
-def _searched(run: Run) -> Iterator[Table]:
-    frame = by_backend(run, run.table("subgroups"))
-    rows = [
-        [
-            short_label(run, row["backend"]),
-            Cell(_measure(run, row)),
-            Cell(str(row["subgroup"])),
-            number_cell(count(row["n"])),
-            number_cell(significant(row["difference"], 3)),
-            number_cell(p_value(row["p_value"])),
-            number_cell(count(row["searched"])),
-        ]
-        for _, row in frame.iterrows()
-    ]
-    columns = [
-        Column("Backend"),
-        Column("Measure", wide=True),
-        Column("Subgroup", wide=True),
-        Column("n"),
-        Column("Difference", "from all others"),
-        Column("p", "corrected for the search"),
-        Column("Searched", "subgroups"),
+def _three_digits(row: "pd.Series[Any]", value: str) -> str:
+    return significant(row[value], 3)
+
+
+def _percent(row: "pd.Series[Any]", value: str) -> str:
+    return Format(1).number(100 * row[value])
+
+
+def _searched(run: Run) -> Table:
+    fields = [
+        backend_field(run),
+        _measure_field(run),
+        text_field("Subgroup", "subgroup"),
+        count_field("n", "n"),
+        figure_field("Difference", partial(_three_digits, value="difference"), "from all others"),
+        p_field("corrected for the search"),
+        count_field("Searched", "searched", "subgroups"),
     ]
     caption = "The worst subgroup, among all groups and pairs of groups"
-    yield Table(caption, columns, rows, "subgroups", folded=True)
+    return listing(caption, by_backend(run, run.table("subgroups")), fields, "subgroups", folded=True)
 
 
 # What instruments read in faces
@@ -348,120 +347,79 @@ def _flip_cell(row: "pd.Series[Any] | None", *, same: bool) -> Cell:
 
 
 def _parity(run: Run) -> Table:
-    frame = by_backend(run, run.table("parity"))
-    rows = [
-        [
-            short_label(run, row["backend"]),
-            Cell(str(row["instrument"])),
-            Cell(str(row["attribute"])),
-            Cell(str(row["measure"])),
-            number_cell(count(row["n"])),
-            number_cell(significant(row["value"], 3)),
-            number_cell(significant(row["corrected"], 3)),
-            number_cell(p_value(row["p_value"])),
-            Cell(str(row["test"]), str(row["note"])),
-        ]
-        for _, row in frame.iterrows()
-    ]
-    columns = [
-        Column("Backend"),
-        Column("Instrument", wide=True),
-        Column("By", wide=True),
-        Column("Measure", wide=True),
-        Column("n"),
-        Column("Value", "0 is parity"),
-        Column("Corrected", "for the classifier's errors"),
-        Column("p"),
-        Column("Test", wide=True),
+    fields = [
+        backend_field(run),
+        text_field("Instrument", "instrument"),
+        text_field("By", "attribute"),
+        text_field("Measure", "measure"),
+        count_field("n", "n"),
+        figure_field("Value", partial(_three_digits, value="value"), "0 is parity"),
+        figure_field("Corrected", partial(_three_digits, value="corrected"), "for the classifier's errors"),
+        p_field(""),
+        text_field("Test", "test", "note"),
     ]
     caption = (
         "Representation demographic parity (RDP), proportional representation (PR), uninformative inputs (UCPR); "
         "p exploratory, unadjusted"
     )
-    return Table(caption, columns, rows, "parity", folded=len(rows) > 12)
+    frame = by_backend(run, run.table("parity"))
+    return listing(caption, frame, fields, "parity", folded=len(frame) > 12)
 
 
 def _posterior(run: Run) -> Table:
-    frame = by_backend(run, run.table("posterior"))
-    rows = [
-        [
-            short_label(run, row["backend"]),
-            Cell(str(row["attribute"])),
-            Cell(str(row["group"])),
-            number_cell(count(row["n"])),
-            number_cell(Format(1).number(100 * row["share"])),
-            number_cell(Format(1).number(100 * row["truth"])),
-            number_cell(p_value(row["p_value"])),
-        ]
-        for _, row in frame.iterrows()
-    ]
-    columns = [
-        Column("Backend"),
-        Column("By", wide=True),
-        Column("Group", wide=True),
-        Column("n", "inputs"),
-        Column("Share of outputs", "%"),
-        Column("Share of photos", "%"),
-        Column("p", "exchangeability"),
+    fields = [
+        backend_field(run),
+        text_field("By", "attribute"),
+        text_field("Group", "group"),
+        count_field("n", "n", "inputs"),
+        figure_field("Share of outputs", partial(_percent, value="share"), "%"),
+        figure_field("Share of photos", partial(_percent, value="truth"), "%"),
+        p_field("exchangeability"),
     ]
     caption = (
         "Conditional proportional representation (CPR): are outputs of one input distributed as the truth is? "
         "p exploratory, unadjusted"
     )
-    return Table(caption, columns, rows, "posterior")
+    return listing(caption, by_backend(run, run.table("posterior")), fields, "posterior")
 
 
 def _reliability(run: Run) -> Table:
-    frame = by_backend(run, run.table("reliability"))
     how = Format(2)
-    rows = [
-        [
-            short_label(run, row["backend"]),
-            Cell(str(row["group"]), str(row["attribute"])),
-            number_cell(how.number(row["share"])),
-            number_cell(count(row["n"])),
-            number_cell(how.interval(row["observed"], row["low"], row["high"])),
-            number_cell(how.interval(row["expected"], row["expected_low"], row["expected_high"])),
-        ]
-        for _, row in frame.iterrows()
+    fields = [
+        backend_field(run),
+        text_field("Group", "group", "attribute"),
+        figure_field("Share of outputs", lambda row: how.number(row["share"]), "in the group"),
+        count_field("n", "n", "inputs"),
+        figure_field("Photos in it", lambda row: how.interval(row["observed"], row["low"], row["high"])),
+        figure_field(
+            "Expected",
+            lambda row: how.interval(row["expected"], row["expected_low"], row["expected_high"]),
+            "of a calibrated model",
+        ),
     ]
-    columns = [
-        Column("Backend"),
-        Column("Group", wide=True),
-        Column("Share of outputs", "in the group"),
-        Column("n", "inputs"),
-        Column("Photos in it"),
-        Column("Expected", "of a calibrated model"),
-    ]
-    return Table("Calibration of the outputs' groups", columns, rows, "reliability", folded=True)
+    frame = by_backend(run, run.table("reliability"))
+    return listing("Calibration of the outputs' groups", frame, fields, "reliability", folded=True)
 
 
 def _perceptual(run: Run) -> Table:
     frame = by_backend(run, run.table("perceptual"))
     told = frame[frame["gpi"].notna()]
     how = fit(told["gpi"], told["high"] - told["low"])
-    rows = [
-        [
-            short_label(run, row["backend"]),
-            Cell(str(row["group"]), str(row["attribute"])),
-            number_cell(count(row["n"])),
-            number_cell(
-                "insufficient" if math.isnan(row["gpi"]) else how.interval(row["gpi"], row["low"], row["high"]),
-                kind="muted" if math.isnan(row["gpi"]) else "",
-            ),
-            *(number_cell(_covered(row, name)) for name in ("precision", "recall")),
-        ]
-        for _, row in frame.iterrows()
+    fields = [
+        backend_field(run),
+        text_field("Group", "group", "attribute"),
+        count_field("n", "n"),
+        (Column("GPI", f"paired KID {how.power}".strip()), lambda row: _gpi(row, how)),
+        figure_field("Group precision", partial(_covered, name="precision")),
+        figure_field("Group recall", partial(_covered, name="recall")),
     ]
-    columns = [
-        Column("Backend"),
-        Column("Group", wide=True),
-        Column("n"),
-        Column("GPI", f"paired KID {how.power}".strip()),
-        Column("Group precision"),
-        Column("Group recall"),
-    ]
-    return Table("Group perceptual index, on the attribute network's features", columns, rows, "perceptual")
+    return listing("Group perceptual index, on the attribute network's features", frame, fields, "perceptual")
+
+
+def _gpi(row: "pd.Series[Any]", how: Format) -> Cell:
+    if math.isnan(row["gpi"]):
+        return number_cell("insufficient", kind="muted")
+    return number_cell(how.interval(row["gpi"], row["low"], row["high"]))
 
 
 def _covered(row: "pd.Series[Any]", name: str) -> str:
@@ -470,148 +428,95 @@ def _covered(row: "pd.Series[Any]", name: str) -> str:
 
 
 def _verification(run: Run) -> Table:
-    frame = by_backend(run, run.table("verification"))
-    rows = [
-        [
-            short_label(run, row["backend"]),
-            Cell(str(row["group"]), str(row["attribute"])),
-            number_cell(count(row["n"])),
-            number_cell(_share(row, "fnmr")),
-            number_cell(Format(1).number(100 * row["fnmr_own"])),
-            number_cell(significant(row["fmr"], 2)),
-            number_cell(count(row["impostor_pairs"])),
-            Cell(str(row["note"])),
-        ]
-        for _, row in frame.iterrows()
-    ]
-    columns = [
-        Column("Backend"),
-        Column("Group", wide=True),
-        Column("n"),
-        Column("Not matched", "%, at one threshold"),
-        Column("Not matched", "%, at the group's own"),
-        Column("False match rate", "of outputs with others' photos, at the one threshold"),
-        Column("Pairs", "of an output and another photo"),
-        Column("Note", wide=True),
+    others = "of outputs with others' photos, at the one threshold"
+    fields = [
+        backend_field(run),
+        text_field("Group", "group", "attribute"),
+        count_field("n", "n"),
+        figure_field("Not matched", partial(_share, mean="fnmr"), "%, at one threshold"),
+        figure_field("Not matched", partial(_percent, value="fnmr_own"), "%, at the group's own"),
+        figure_field("False match rate", lambda row: significant(row["fmr"], 2), others),
+        count_field("Pairs", "impostor_pairs", "of an output and another photo"),
+        text_field("Note", "note"),
     ]
     caption = "Is the face still recognised as itself? Thresholds are where 1 % of the pairs of different photos match"
-    return Table(caption, columns, rows, "verification")
+    return listing(caption, by_backend(run, run.table("verification")), fields, "verification")
 
 
 def _indices(run: Run) -> Table:
-    frame = by_backend(run, run.table("indices"))
-    rows = [
-        [
-            short_label(run, row["backend"]),
-            Cell(str(row["index"])),
-            number_cell(significant(row["value"], 3)),
-            number_cell(p_value(row["p_value"])),
-            Cell(str(row["note"])),
-        ]
-        for _, row in frame.iterrows()
+    fields = [
+        backend_field(run),
+        text_field("Index", "index"),
+        figure_field("Value", partial(_three_digits, value="value")),
+        p_field("unadjusted"),
+        text_field("Note", "note"),
     ]
-    columns = [
-        Column("Backend"),
-        Column("Index", wide=True),
-        Column("Value"),
-        Column("p", "unadjusted"),
-        Column("Note", wide=True),
-    ]
-    return Table("One number for all groups, after the vectors above", columns, rows, "indices", folded=True)
+    caption = "One number for all groups, after the vectors above"
+    return listing(caption, by_backend(run, run.table("indices")), fields, "indices", folded=True)
+
+
+def _title_field(run: Run) -> Field:
+    return Column("Measure", wide=True), lambda row: Cell(run.title(row["metric"]))
 
 
 def _seeds(run: Run) -> Table:
-    frame = by_backend(run, run.table("seeds"))
-    rows = [
-        [
-            short_label(run, row["backend"]),
-            Cell(run.title(row["metric"])),
-            Cell(str(row["group"])),
-            number_cell(count(row["n"])),
-            number_cell(Format(3).interval(row["mean"], row["low"], row["high"])),
-            number_cell(Format(3).number(row["seed_sd"])),
-        ]
-        for _, row in frame.iterrows()
+    how = Format(3)
+    fields = [
+        backend_field(run),
+        _title_field(run),
+        text_field("Group", "group"),
+        count_field("n", "n"),
+        figure_field(
+            "Mean",
+            lambda row: how.interval(row["mean"], row["low"], row["high"]),
+            "images resampled, each with all its seeds",
+        ),
+        figure_field("SD between seeds", lambda row: how.number(row["seed_sd"])),
     ]
-    columns = [
-        Column("Backend"),
-        Column("Measure", wide=True),
-        Column("Group", wide=True),
-        Column("n"),
-        Column("Mean", "images resampled, each with all its seeds"),
-        Column("SD between seeds"),
-    ]
-    return Table("What changes when only the seed does", columns, rows, "seeds", folded=True)
+    caption = "What changes when only the seed does"
+    return listing(caption, by_backend(run, run.table("seeds")), fields, "seeds", folded=True)
 
 
 def _probes(run: Run) -> Table:
-    frame = by_backend(run, run.table("probes"))
-    rows = [
-        [
-            short_label(run, row["backend"]),
-            Cell(run.title(row["metric"])),
-            Cell(str(row["level"])),
-            number_cell(count(row["n"])),
-            number_cell(_interval(row, "effect") if row["status"] == "ok" else "insufficient"),
-            number_cell(p_value(row["p_value"])),
-        ]
-        for _, row in frame.iterrows()
-    ]
-    columns = [
-        Column("Backend"),
-        Column("Measure", wide=True),
-        Column("Cue", wide=True),
-        Column("n", "faces"),
-        Column("Effect of the cue alone"),
-        Column("p", "within faces"),
+    fields = [
+        backend_field(run),
+        _title_field(run),
+        text_field("Cue", "level"),
+        count_field("n", "n", "faces"),
+        figure_field("Effect of the cue alone", _effect),
+        p_field("within faces"),
     ]
     caption = "Counterfactual series: the same faces with one cue moved; p exploratory, unadjusted"
-    return Table(caption, columns, rows, "probes")
+    return listing(caption, by_backend(run, run.table("probes")), fields, "probes")
+
+
+def _effect(row: "pd.Series[Any]") -> str:
+    return _interval(row, "effect") if row["status"] == "ok" else "insufficient"
 
 
 def _instruments(run: Run) -> Table:
-    frame = run.table("instruments")
-    rows = [
-        [
-            Cell(str(row["instrument"])),
-            Cell(str(row["attribute"])),
-            Cell(str(row["group"])),
-            number_cell(count(row["n"])),
-            number_cell(_share(row, "accuracy")),
-            number_cell(count(row["missing"])),
-        ]
-        for _, row in frame.iterrows()
+    fields = [
+        text_field("Instrument", "instrument"),
+        text_field("Reads", "attribute"),
+        text_field("Group", "group"),
+        count_field("n", "n"),
+        figure_field("Right", partial(_share, mean="accuracy"), "%, on the photos themselves"),
+        count_field("No reading", "missing"),
     ]
-    columns = [
-        Column("Instrument"),
-        Column("Reads", wide=True),
-        Column("Group", wide=True),
-        Column("n"),
-        Column("Right", "%, on the photos themselves"),
-        Column("No reading"),
-    ]
-    return Table("How far the instruments can be trusted", columns, rows, "instruments", folded=True)
+    caption = "How far the instruments can be trusted"
+    return listing(caption, run.table("instruments"), fields, "instruments", folded=True)
 
 
 def _disagreement(run: Run) -> Table:
-    rows = [
-        [
-            Cell(f"{row['first']}, {row['second']}"),
-            Cell(str(row["attribute"])),
-            Cell(str(row["group"])),
-            number_cell(count(row["n"])),
-            number_cell(_disagrees(row)),
-        ]
-        for _, row in run.table("disagreement").iterrows()
+    fields = [
+        (Column("Instruments"), lambda row: Cell(f"{row['first']}, {row['second']}")),
+        text_field("Reads", "attribute"),
+        text_field("Group", "group"),
+        count_field("n", "n"),
+        figure_field("Disagree", _disagrees, "%, of ages the mean difference; on the photos themselves"),
     ]
-    columns = [
-        Column("Instruments"),
-        Column("Reads", wide=True),
-        Column("Group", wide=True),
-        Column("n"),
-        Column("Disagree", "%, of ages the mean difference; on the photos themselves"),
-    ]
-    return Table("Where two instruments disagree", columns, rows, "disagreement", folded=True)
+    caption = "Where two instruments disagree"
+    return listing(caption, run.table("disagreement"), fields, "disagreement", folded=True)
 
 
 def _disagrees(row: "pd.Series[Any]") -> str:
@@ -633,22 +538,12 @@ def _labels(told: dict[str, Any]) -> str:
 
 
 def _unread(run: Run) -> Table:
+    fields = [
+        backend_field(run),
+        _title_field(run),
+        text_field("Group", "group", "attribute"),
+        count_field("n", "n"),
+        text_field("Reason", "reason"),
+    ]
     frame = by_backend(run, run.table("unread"))
-    rows = [
-        [
-            short_label(run, row["backend"]),
-            Cell(run.title(row["metric"])),
-            Cell(str(row["group"]), "" if row["group"] == row["attribute"] else str(row["attribute"])),
-            number_cell(count(row["n"])),
-            Cell(str(row["reason"])),
-        ]
-        for _, row in frame.iterrows()
-    ]
-    columns = [
-        Column("Backend"),
-        Column("Measure", wide=True),
-        Column("Group", wide=True),
-        Column("n"),
-        Column("Reason", wide=True),
-    ]
-    return Table("Readings that are missing", columns, rows, "unread", folded=True)
+    return listing("Readings that are missing", frame, fields, "unread", folded=True)

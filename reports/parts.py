@@ -4,6 +4,7 @@ Texts here are not escaped; whoever writes them out escapes them.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 
 from reports.findings import NOT_PASSED
 from reports.load import Run
-from reports.numbers import NOTHING, Format, count, fit
+from reports.numbers import NOTHING, Format, count, fit, p_value
 
 ROW_LIMIT = 120
 BETTER = {True: "higher is better", False: "lower is better", None: "more is not better"}
@@ -70,6 +71,45 @@ class Section:
     lead: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     gaps: list[str] = field(default_factory=list)
+
+
+Field = tuple[Column, Callable[["pd.Series[Any]"], Cell]]
+"""A column of a listing, and what makes its cell from a row of the stored table."""
+
+
+def listing(caption: str, frame: pd.DataFrame, fields: Sequence[Field], source: str, *, folded: bool = False) -> Table:
+    """A table with a line for each row of a frame."""
+    rows = [[cell(row) for _, cell in fields] for _, row in frame.iterrows()]
+    return Table(caption, [column for column, _ in fields], rows, source, folded=folded)
+
+
+def backend_field(run: Run) -> Field:
+    """The backend of a row."""
+    return Column("Backend"), lambda row: short_label(run, row["backend"])
+
+
+def text_field(title: str, key: str, sub: str = "") -> Field:
+    """A stored text; that under `sub` stands below it, unless it is the same."""
+    return Column(title, wide=True), lambda row: Cell(str(row[key]), _below(row, key, sub))
+
+
+def _below(row: "pd.Series[Any]", key: str, sub: str) -> str:
+    return str(row[sub]) if sub and row[sub] != row[key] else ""
+
+
+def count_field(title: str, key: str, sub: str = "") -> Field:
+    """A whole number."""
+    return Column(title, sub), lambda row: number_cell(count(row[key]))
+
+
+def p_field(sub: str, key: str = "p_value") -> Field:
+    """A p-value; `sub` says how it was adjusted, or of what it is."""
+    return Column("p", sub), lambda row: number_cell(p_value(row[key]))
+
+
+def figure_field(title: str, write: Callable[["pd.Series[Any]"], str], sub: str = "") -> Field:
+    """A figure as `write` puts it."""
+    return Column(title, sub), lambda row: number_cell(write(row))
 
 
 def not_measured(run: Run, *tables: str) -> list[str]:

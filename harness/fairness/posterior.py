@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.fairness.parity import Texts, codes, wilson
+from harness.fairness.inference import wilson_rates
+from harness.fairness.parity import Texts, codes
 from harness.statistics import REPLICATES, bootstrap_interval
 
 Float = NDArray[np.float64]
@@ -117,7 +118,7 @@ def _reliability(bins: _Bins, classes: Sequence[str]) -> pd.DataFrame:
     low, high = np.nanquantile(rates, [0.025, 0.975], axis=0)
     n, hits, shares = (counts[:, 0][occurs] for counts in (bins.n, bins.hits, bins.shares))
     table = pd.DataFrame({"group": np.repeat(classes, occurs.sum(axis=1)), "n": n.astype(int), "share": shares / n})
-    table = table.join(wilson(pd.Series(hits), table["n"]).rename(columns={"rate": "observed"}))
+    table = table.join(wilson_rates(pd.Series(hits), table["n"]).rename(columns={"rate": "observed"}))
     return table.assign(expected=bins.expected()[occurs], expected_low=low, expected_high=high)
 
 

@@ -16,8 +16,11 @@ face_missing_INSTRUMENT     1 if no face is found in the output, for instruments
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +65,8 @@ SKIN_MEASURES = {
 }
 NO_LABEL = "label unknown"
 NO_TARGET_FACE = f"{FACE_NOT_FOUND} in the target"
+SEARCHES = (FACE_NOT_FOUND, NO_TARGET_FACE)
+"""What is missing from the readings of instruments that search for faces with dlib."""
 
 
 class Shown(NamedTuple):
@@ -141,11 +146,20 @@ def measure_readings(folder: RunFolder, progress: Progress) -> None:
     instruments = record.get("instruments", {})
     task = progress.add_task("readings", total=len(record.get("backends", [])) * len(instruments))
     images = read_table(folder.path / "images.parquet") if instruments else pd.DataFrame()
-    for name in instruments:
-        for backend in record["backends"]:
-            _store(folder, record, images, backend, name)
-            progress.advance(task)
-        _append_rows(folder, record, images, name)
+    with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=_ignore_interrupts) as pool:
+        for name, about in instruments.items():
+            apply = pool.map if about["missing"] in SEARCHES else map  # dlib works on one core, and holds the others up
+            for backend in record["backends"]:
+                if shown := _unread(folder, record, images, backend, name):
+                    tables = apply(partial(_read, folder, record, name, backend["label"]), _batches(shown))
+                    _write(folder, _file(folder, backend, name, about), tables)
+                progress.advance(task)
+            _append_rows(folder, record, images, name)
+
+
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C to the process that waits for this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def load_readings(folder: RunFolder, record: dict[str, Any], instrument: str) -> pd.DataFrame:
@@ -188,7 +202,10 @@ def _file(folder: RunFolder, backend: dict[str, Any], name: str, about: About) -
     return folder.path / "readings" / f"{name}-{version}" / f"{slug(backend['label'])}.{options}.parquet"
 
 
-def _store(folder: RunFolder, record: dict[str, Any], images: pd.DataFrame, backend: dict[str, Any], name: str) -> None:
+def _unread(
+    folder: RunFolder, record: dict[str, Any], images: pd.DataFrame, backend: dict[str, Any], name: str
+) -> list[Shown]:
+    """What an instrument is to see of a backend; nothing where exactly that is stored."""
     about = record["instruments"][name]
     shown = list(_shown(folder, record, images, backend))
     file = about["missing"] == NO_PREDICTION  # which knows one picture an image
@@ -200,11 +217,11 @@ def _store(folder: RunFolder, record: dict[str, Any], images: pd.DataFrame, back
         faces = _faces(images, record["suite"]["content"]["fairness"]["identity"])
         shown = [picture for picture in shown if picture.image in faces]
     path = _file(folder, backend, name, about)
-    wanted = {picture[:4] for picture in shown}
-    if not shown or (path.exists() and _stored(path) == wanted):
-        return
-    tables = [_read(folder, record, name, backend["label"], part) for part in _batches(shown)]
-    folder.write_table(str(path.relative_to(folder.path).with_suffix("")), pd.concat(tables, ignore_index=True))
+    return [] if path.exists() and _stored(path) == {picture[:4] for picture in shown} else shown
+
+
+def _write(folder: RunFolder, path: Path, tables: Iterable[pd.DataFrame]) -> None:
+    folder.write_table(str(path.relative_to(folder.path).with_suffix("")), pd.concat(list(tables), ignore_index=True))
 
 
 def _faces(images: pd.DataFrame, count: int) -> set[str]:

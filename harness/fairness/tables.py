@@ -98,16 +98,16 @@ def tables(scores: Scores) -> dict[str, list[Row]]:
         "flips": _flips,
         "excess_flips": _excess_flips,
         "parity": _parity,
-        "posterior": _posterior,
-        "reliability": _reliability,
         "seeds": _seeds,
         "probes": _probes,
         "instruments": _instruments,
         "disagreement": _disagreement,
         "unread": _unread,
     }
-    rates, sets = list(_rates(scores)), list(_sets(scores))
+    rates, sets, calibrations = list(_rates(scores)), list(_sets(scores)), list(_calibrations(readers))
     return {name: list(make(scores, readers)) for name, make in makers.items()} | {
+        "posterior": list(_posterior(calibrations)),
+        "reliability": list(_reliability(calibrations)),
         "perceptual": list(_perceptual(sets)),
         "verification": list(_verification(rates)),
         "indices": [*_indices(rates), *_gpi_gaps(sets), *_slopes(scores)],
@@ -253,7 +253,11 @@ def _uninformed(reader: Reader, attribute: str, backend: str) -> Iterator[Row]:
 # Several outputs of an input
 
 
-def _calibrations(readers: list[Reader]) -> Iterator[tuple[Row, posterior.Calibration, int]]:
+Calibrated = tuple[Row, posterior.Calibration, int]
+"""Whose outputs, what was found, and how many outputs of an input there are."""
+
+
+def _calibrations(readers: list[Reader]) -> Iterator[Calibrated]:
     """CPR of each stochastic backend by the first instrument, for each attribute that it labels."""
     for reader in readers[:1]:
         for attribute, classes in reader.labels.items():
@@ -266,8 +270,8 @@ def _calibrations(readers: list[Reader]) -> Iterator[tuple[Row, posterior.Calibr
                     yield {"backend": backend, "attribute": attribute}, found, samples.shape[1]
 
 
-def _posterior(_: Scores, readers: list[Reader]) -> Iterator[Row]:
-    for who, found, samples in _calibrations(readers):
+def _posterior(calibrations: list[Calibrated]) -> Iterator[Row]:
+    for who, found, samples in calibrations:
         for group, row in found.groups.iterrows():
             figures = {"n": int(row["n"]), "samples": samples, "share": row["samples"], "truth": row["truth"]}
             yield who | {"group": group} | figures | {"p_value": row["p_value"]}
@@ -275,12 +279,10 @@ def _posterior(_: Scores, readers: list[Reader]) -> Iterator[Row]:
         yield who | whole | {"p_value": found.p_value}
 
 
-def _reliability(_: Scores, readers: list[Reader]) -> Iterator[Row]:
-    for who, found, _samples in _calibrations(readers):
-        rows: list[Row] = [
-            {str(key): value for key, value in row.items()} for row in found.reliability.to_dict("records")
-        ]
-        yield from (who | row for row in rows)
+def _reliability(calibrations: list[Calibrated]) -> Iterator[Row]:
+    for who, found, _ in calibrations:
+        for row in found.reliability.to_dict("records"):
+            yield who | {str(key): value for key, value in row.items()}
 
 
 def _seeds(scores: Scores, readers: list[Reader]) -> Iterator[Row]:
@@ -410,16 +412,10 @@ def _verification(rates: list[tuple[str, str, pd.DataFrame]]) -> Iterator[Row]:
         known = table[shown].where(table["status"] == "ok")
         for (group, row), figures in zip(table.iterrows(), known.to_dict("records"), strict=True):
             low, high = figures.pop("fnmr_low"), figures.pop("fnmr_high")
-            pairs = {"threshold": row["threshold"], "impostor_pairs": int(row["pairs"])}
-            note = "" if row["status"] == "ok" else str(row["status"])
             who = {"backend": backend, "attribute": attribute, "group": group, "n": int(row["n"])}
-            yield (
-                who
-                | {str(key): value for key, value in figures.items()}
-                | {"low": low, "high": high}
-                | pairs
-                | {"note": note}
-            )
+            who |= {"threshold": row["threshold"], "impostor_pairs": int(row["pairs"])}
+            note = "" if row["status"] == "ok" else str(row["status"])
+            yield who | {str(key): value for key, value in figures.items()} | {"low": low, "high": high, "note": note}
 
 
 def _indices(rates: list[tuple[str, str, pd.DataFrame]]) -> Iterator[Row]:

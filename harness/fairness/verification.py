@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.fairness.parity import Texts, wilson
+from harness.fairness.inference import wilson_rates
+from harness.fairness.parity import Texts
 from harness.statistics import INSUFFICIENT
 
 Float = NDArray[np.float64]
@@ -92,7 +93,7 @@ def _rates(genuine: Distances, impostors: Distances, thresholds: pd.Series, *, f
     table["false_non_matches"] = [int((genuine[group] >= thresholds[group]).sum()) for group in table.index]
     known = table["threshold"].notna()
     for rate, errors, count in (("fmr", "false_matches", "pairs"), ("fnmr", "false_non_matches", "n")):
-        found = wilson(table[errors], table[count].where(known))
+        found = wilson_rates(table[errors], table[count].where(known))
         table[[rate, f"{rate}_low", f"{rate}_high"]] = found
     table.loc[known & (table["false_matches"] == 0), "fmr_high"] = (3 / table["pairs"]).clip(upper=1)
     return table.assign(status=_status(table, fmr))

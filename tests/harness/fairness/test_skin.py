@@ -1,4 +1,4 @@
-"""Skin readings: colours agree with published ones, shifts are those that were made, grey has no angle."""
+"""Skin readings: shifts are those that were made, grey has no angle."""
 
 import math
 from pathlib import Path
@@ -6,58 +6,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from skimage.color import deltaE_ciede2000, rgb2lab
 
+from harness.cielab import monk_lab
 from harness.datasets import open_dataset
 from harness.degrade import make_target
-from harness.fairness.skin import (
-    ciede2000,
-    ita,
-    lab,
-    monk_tones,
-    regression_to_the_mean,
-    skin_readings,
-    skin_shift,
-)
+from harness.fairness.skin import ita, regression_to_the_mean, skin_readings, skin_shift
 from harness.set_measures import Float
 
-SHARMA = [
-    ((50, 2.6772, -79.7751), (50, 0, -82.7485), 2.0425),
-    ((50, -1.3802, -84.2814), (50, 0, -82.7485), 1.0),
-    ((50, 0, 0), (50, -1, 2), 2.3669),
-    ((50, 2.49, -0.001), (50, -2.49, 0.0010), 7.1792),
-    ((50, 2.49, -0.001), (50, -2.49, 0.0011), 7.2195),
-    ((50, 2.5, 0), (73, 25, -18), 27.1492),
-    ((50, 2.5, 0), (56, -27, -3), 31.9030),
-    ((60.2574, -34.0099, 36.2677), (60.4626, -34.1751, 39.4387), 1.2644),
-    ((2.0776, 0.0795, -1.1350), (0.9033, -0.0636, -0.5514), 0.9082),
-]
-"""Of the test data of Sharma et al. 2005, table 1: two Lab colours and their CIEDE2000."""
 
-
-@pytest.mark.parametrize(("first", "second", "expected"), SHARMA)
-def test_ciede2000_is_the_published_one(first: tuple[float, ...], second: tuple[float, ...], expected: float) -> None:
-    """The authors' pairs, with those about the opposite hue, have their distance to 4 decimals, either way round."""
-    pair = np.array(first, float), np.array(second, float)
-    assert float(ciede2000(*pair)) == pytest.approx(expected, abs=5e-5)
-    assert float(ciede2000(*pair[::-1])) == pytest.approx(expected, abs=5e-5)
-
-
-def test_colours_agree_with_independent_code() -> None:
-    """Lab of random sRGB colours is scikit-image's to 0.03, CIEDE2000 of random Lab colours to 1e-9."""
-    rng = np.random.default_rng(0)
-    rgb = rng.integers(0, 256, (5000, 3), dtype=np.uint8)
-    np.testing.assert_allclose(lab(rgb), rgb2lab(rgb[None])[0], atol=0.03)
-    first, second = rng.uniform([0, -100, -100], [100, 100, 100], (2, 5000, 3))
-    theirs = deltaE_ciede2000(first, second)  # type: ignore[no-untyped-call] # scikit-image has no types
-    np.testing.assert_allclose(ciede2000(first, second), theirs, atol=1e-9)
-
-
-def test_monk_swatches_are_where_they_should_be() -> None:
-    """L*, b* and ITA of the ten swatches are those of the scale."""
-    tones = monk_tones()
-    expected = [94.2, 92.3, 93.1, 87.6, 77.9, 55.1, 42.5, 30.7, 21.1, 14.6]
-    np.testing.assert_allclose(tones[:, 0], expected, atol=0.06)
+def test_ita_of_the_monk_swatches_is_known() -> None:
+    """ITA falls from 83 to -84 degrees over the ten swatches, whose b* is known as well."""
+    tones = monk_lab()
     np.testing.assert_allclose(tones[:, 2], [5.4, 7.3, 14.2, 17.8, 23.1, 26.7, 20.5, 13.3, 6.0, 3.5], atol=0.06)
     np.testing.assert_allclose(ita(tones), [83.0, 80.2, 71.7, 64.7, 50.3, 10.9, -20.1, -55.4, -78.3, -84.3], atol=0.06)
 
