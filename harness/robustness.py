@@ -32,7 +32,7 @@ from harness.fairness.inference import LEVEL, any_difference, benjamini_hochberg
 from harness.fairness.inference import verdict as judged
 from harness.plan import CLEAN
 from harness.score import BASELINE, CONTROL
-from harness.scores import Scores, headline, mean_interval
+from harness.scores import Scores, headline
 from harness.statistics import INSUFFICIENT, bootstrap_interval, gap_tests, mean_intervals, ratio_of_means, verdict
 from harness.suite import Corruptions
 
@@ -44,6 +44,8 @@ LOSSES = ("lpips_alex", "mse")
 SMALLEST = 0.05
 """What corruption must add to bicubic's clean error at least, as a share of it, for a ratio to be formed."""
 SEVERITIES = (1, 2, 3, 4, 5)
+SOURCES = {"draw of the corruption": DRAWS, "seed of the backend": SAMPLER}
+SINGLE = "deterministic: one output"
 POOLED = "mean"
 """In the tables of groups: each image's mean over the corruptions of the mCE."""
 
@@ -91,10 +93,10 @@ def tables(scores: Scores) -> dict[str, list[Row]]:
 
 def curves(scores: Scores) -> list[Curve]:
     """The curve of every corruption and metric of the suite; none without bicubic's."""
-    content = scores.record["suite"]["content"].get("corruptions")
-    if not content:
+    part = _part(scores)
+    if part is None:
         return []
-    part, cells = Corruptions.model_validate(content), _cells(scores.scores)
+    cells = _cells(scores.scores)
     severities = (0, *part.severities)
     made = []
     for name, metric in ((n, m) for n in part.names for m in part.metrics_of(n)):
@@ -105,6 +107,12 @@ def curves(scores: Scores) -> list[Curve]:
             table = pd.DataFrame(columns).replace([np.inf, -np.inf], np.nan).dropna(how="all")
             made.append(Curve(name, metric, severities, table))
     return made
+
+
+def _part(scores: Scores) -> Corruptions | None:
+    """The part of the suite that asks for corruptions."""
+    content = scores.record["suite"]["content"].get("corruptions")
+    return Corruptions.model_validate(content) if content else None
 
 
 def _cells(scores: pd.DataFrame) -> dict[tuple[Any, ...], pd.Series]:
@@ -368,7 +376,7 @@ def _slopes(scores: Scores, found: Sequence[Curve]) -> Iterator[Row]:
             mine = slopes[item.groups == group]
             row = item.key | {"group": str(group), "n": len(mine)}
             if len(mine) >= INSUFFICIENT:
-                row |= _named([tuple(mean_interval(mine).values())], "slope")
+                row |= _named([_mean_of(mine)], "slope")
             if found_contrast := against.get(str(group)):
                 c = found_contrast
                 row |= {"difference": c.difference, "low": c.low, "high": c.high, "p_value": c.p_value}
@@ -406,17 +414,24 @@ def _verdict(row: Row, p: float) -> str:
 
 def _seeds(scores: Scores) -> Iterator[Row]:
     """What another draw of the corruption changes in the outputs, and what another seed of the backend does."""
-    seeds = (scores.record["suite"]["content"].get("corruptions") or {}).get("seeds")
+    part = _part(scores)
+    if part is None or part.seeds is None:
+        return
     backends = [b for b in scores.record["backends"] if b["label"] != CONTROL and b["status"] == "ok"]
-    for backend, name in itertools.product(backends, seeds["names"] if seeds else ()):
-        for source, metric in (("draw of the corruption", DRAWS), ("seed of the backend", SAMPLER)):
-            r = scores.rows
-            mine = (r["metric"] == metric) & (r["backend"] == backend["label"]) & (r["condition"] == name)
-            values = r.loc[mine, "value"].to_numpy(float)
-            single = metric == SAMPLER and backend["deterministic"]
-            row = {"backend": backend["label"], "corruption": name, "severity": seeds["severity"], "source": source}
-            row |= {"samples": 1 if single else seeds["samples"], "n": len(values)}
-            yield row | _named([tuple(mean_interval(values).values())], "value") | {"note": SINGLE if single else ""}
+    for backend, name, (source, metric) in itertools.product(backends, part.seeds.names, SOURCES.items()):
+        single = metric == SAMPLER and backend["deterministic"]
+        values = _variances(scores, backend["label"], name, metric)
+        who = {"backend": backend["label"], "corruption": name, "severity": part.seeds.severity, "source": source}
+        counts = {"samples": 1 if single else part.seeds.samples, "n": len(values), "note": SINGLE if single else ""}
+        yield who | counts | _named([_mean_of(values)], "value")
 
 
-SINGLE = "deterministic: one output"
+def _variances(scores: Scores, label: str, corruption: str, metric: str) -> Float:
+    r = scores.rows
+    mine = (r["metric"] == metric) & (r["backend"] == label) & (r["condition"] == corruption)
+    return r.loc[mine, "value"].to_numpy(float)
+
+
+def _mean_of(values: Float) -> tuple[float, float, float]:
+    low, high = bootstrap_interval(values)
+    return float(values.mean()) if len(values) else math.nan, low, high
