@@ -58,6 +58,18 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def oracles(session: nox.Session) -> None:
+    """The corruptions against imagecorruptions (400 MB), in an environment that shares the packages of this one."""
+    folder, shared = ROOT / ".nox/oracles", {"PYTHONPATH": sysconfig.get_path("purelib")}
+    python = str(folder / "bin/python")
+    session.run(*PYTHON, "venv", "--without-pip", str(folder))
+    pip = [*PYTHON, "pip", "--python", python, "install", "--quiet", "--disable-pip-version-check"]
+    session.run(*pip, "imagecorruptions-imaug==1.1.5", env=shared)
+    session.run(python, "-c", "import imagecorruptions", env=shared)  # else its tests would be skipped
+    session.run(python, "-m", "pytest", "-rs", "tests/harness/test_corruptions.py", *session.posargs, env=shared)
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """The tests on the built wheel, in a folder from which the source tree cannot be imported."""
     site, folder = _install_wheel(session), _copy_tests()

@@ -110,6 +110,11 @@ def _psnr(a: Float, b: Float, peak: float = 255.0) -> float:
     return 10 * math.log10(peak**2 / mse) if mse else math.inf
 
 
+def _mse(a: Float, b: Float) -> float:
+    """Mean squared error on a scale of 0 to 1, of images on one of 0 to 255."""
+    return float(np.mean(np.square((a - b) / 255)))
+
+
 def _ssim(a: Float, b: Float) -> float:
     """Mean structural similarity (Wang et al. 2004, eq. 13) over the window's valid positions and the channels."""
     if min(a.shape[:2]) < WINDOW:
@@ -260,6 +265,15 @@ METRICS = {
             recipe=f"{_LUMA}, peak 255, per image",
             reference=True,
             compute=partial(_on_luma, _psnr),
+        ),
+        Metric(
+            name="mse",
+            title="MSE (RGB)",
+            unit="",
+            higher_is_better=False,
+            recipe="RGB, all pixels, range 0..1, per image",
+            reference=True,
+            compute=partial(_on_rgb, _mse),
         ),
         Metric(
             name="ssim",

@@ -2,13 +2,14 @@
 
 import itertools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from backends.registry import ENTRIES
 from harness.datasets import Dataset, limit
 from harness.errors import ConfigError, one_line
-from harness.suite import Corruptions, Noise, Suite
+from harness.suite import Corruptions, Noise, Seeds, Suite
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,20 @@ class Condition:
 
     Without `parameters`, a severity of 1 to 5 has those of its table for the image's size. Under `average` each image's
     input is the average face of its group, which says nothing but the group; under `average_noise` it has noise of its
-    own, whose standard deviation of full scale is the parameter.
+    own, whose standard deviation of full scale is the parameter. `draw` numbers the draws of a corruption; only the
+    first, 0, is scored.
     """
 
     name: str
     severity: int = 0
     parameters: tuple[float, ...] = ()
+    draw: int = 0
 
     @property
     def folder(self) -> str:
         """Name of its folders in a run."""
-        return self.name if self.severity == 0 else f"{self.name}-{self.severity}"
+        parts = (self.name, str(self.severity) if self.severity else "", f"draw{self.draw}" if self.draw else "")
+        return "-".join(part for part in parts if part)
 
 
 CLEAN = Condition("clean")
@@ -80,6 +84,13 @@ def _corrupted(part: Corruptions | None) -> list[tuple[Condition, tuple[str, ...
     return [(Condition(name, severity), part.metrics_of(name)) for name, severity in pairs]
 
 
+def _seeded(seeds: Seeds, images: tuple[str, ...]) -> Iterator[Step]:
+    """Further draws of corruptions at a backend's first seed, and further seeds of it on the first draw."""
+    for name, k in itertools.product(seeds.names, range(1, seeds.samples)):
+        yield Step(Condition(name, seeds.severity, draw=k), images, ())
+        yield Step(Condition(name, seeds.severity), images, (), sample=k)
+
+
 def uninformative_conditions(suite: Suite) -> list[Condition]:
     """The conditions whose inputs say nothing but the group; none where the suite asks for none."""
     part = suite.fairness.uninformative if suite.fairness else None
@@ -97,6 +108,8 @@ def plan(suite: Suite, dataset: Dataset) -> list[Step]:
     steps = [Step(CLEAN, everything, suite.metrics)]
     steps += [Step(condition, noisy, metrics) for condition, metrics in _noisy(suite.noise)]
     steps += [Step(condition, corrupted, metrics) for condition, metrics in _corrupted(suite.corruptions)]
+    if suite.corruptions and (seeds := suite.corruptions.seeds):
+        steps += _seeded(seeds, subset(min(seeds.images, suite.corruptions.images)))
     for part in (suite.diversity, fairness.posterior if fairness else None):
         steps += [Step(CLEAN, subset(part.images), (), sample) for sample in range(1, part.samples)] if part else []
     empty = subset(fairness.uninformative.images if fairness and fairness.uninformative else 0)

@@ -100,11 +100,15 @@ def _prepare_image(
     for step in steps:
         condition = step.condition
         if condition.severity and record.id in step.images:
-            make = partial(
-                _corrupted, clean, condition, seed_of(suite.seed, record.id, condition.name, condition.severity)
-            )
+            make = partial(_corrupted, clean, condition, _seed(suite.seed, record.id, condition))
             folder.cached_image(folder.input(condition.folder, record.id), make)
     return row
+
+
+def _seed(seed: int, image: str, condition: Condition) -> int:
+    """What fixes a corruption of an image; another for each draw."""
+    further = ("draw", condition.draw) if condition.draw else ()
+    return seed_of(seed, image, condition.name, condition.severity, *further)
 
 
 def _corrupted(clean: NDArray[np.uint8], condition: Condition, seed: int) -> NDArray[np.uint8]:

@@ -207,10 +207,10 @@ def _bsrgan_blur(image: Float, strength: float, rng: Generator) -> Float:
 
 
 def _bsrgan_noise(image: Float, strength: float, rng: Generator) -> Float:
-    """Normal noise of 2 to 25 of 255: apart in each channel, equal in all, or with a random covariance."""
-    deviation = strength * rng.uniform(2, 25) / 255
-    noise = rng.normal(0, deviation, image.shape)
+    """Normal noise of 2 to 25 of 255, apart in each channel or equal in all, or of a random covariance up to 25²."""
     kind = rng.choice(("colour", "grey", "covariance"), p=(0.4, 0.4, 0.2))
+    level = 25.0 if kind == "covariance" else rng.uniform(2, 25)
+    noise = rng.normal(0, strength * level / 255, image.shape)
     if kind == "grey":
         noise = noise[..., :1]
     if kind == "covariance":

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from harness import __version__, environment
+from harness.corruptions import column_of
 from harness.datasets import AGE_RULE, Dataset
 from harness.diversity import DIVERSITY
 from harness.fairness.readings import describe_instruments, describe_measures
@@ -69,10 +70,15 @@ def usual_size(sizes: Iterable[Size]) -> Size:
 
 
 def input_sizes(sizes: Collection[Size]) -> dict[str, Any]:
-    """What the record says of the sizes of the inputs; texts are WIDTH x HEIGHT."""
+    """What the record says of the sizes of the inputs; texts are WIDTH x HEIGHT.
+
+    `columns` are those of `harness.corruptions.SEVERITIES` that fit them.
+    """
     ordered = sorted(set(sizes), key=lambda size: (size[0] * size[1], size))
     named = {"smallest": ordered[0], "largest": ordered[-1], "timed": usual_size(sizes)}
-    return {"sizes": len(ordered)} | {name: f"{width} x {height}" for name, (height, width) in named.items()}
+    columns = sorted({column_of(max(size)) for size in ordered})
+    texts = {name: f"{width} x {height}" for name, (height, width) in named.items()}
+    return {"sizes": len(ordered), "columns": columns} | texts
 
 
 def _suite(suite: Suite) -> dict[str, Any]:

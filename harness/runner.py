@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from harness.changes import measure_changes
 from harness.client import Item
 from harness.credentials import Credentials, load_credentials
 from harness.datasets import Dataset, dataset_hash, limit, open_dataset
@@ -150,6 +151,7 @@ class Run:
                 part.unlink(missing_ok=True)
             score_run(self.folder, self.progress)
             measure_diversity(self.folder, self.progress)
+            measure_changes(self.folder, self.progress)
             measure_sets(self.folder, self.progress)
             measure_readings(self.folder, self.progress)
         except BaseException as error:

@@ -77,6 +77,19 @@ class Noise(Strict):
         return sigmas
 
 
+class Seeds(Strict):
+    """What chance alone changes: `samples` draws of a corruption, and as many seeds of a stochastic backend.
+
+    The draws are made at one seed of the backend and the seeds tried on one draw, for so many of the corrupted images,
+    at one severity of each of `names`.
+    """
+
+    names: tuple[str, ...] = Field(min_length=1)
+    severity: int
+    images: int = Field(ge=1)
+    samples: int = Field(default=4, ge=2, le=64)
+
+
 class Corruptions(Strict):
     """Corruptions of the low-resolution input: `names` of `harness.degrade.EFFECTS`, or `all` of them.
 
@@ -88,6 +101,7 @@ class Corruptions(Strict):
     severities: tuple[int, ...] = Field(default=(1, 3, 5), min_length=1)
     images: int = Field(ge=1)
     metrics: tuple[str, ...] = ("psnr", "lpips_alex", "lr_psnr")
+    seeds: Seeds | None = None
 
     _metrics = field_validator("metrics")(_known_metrics)
 
@@ -114,6 +128,15 @@ class Corruptions(Strict):
         lost = next((name for name in self.names if not self.metrics_of(name)), None)
         if lost:
             raise ValueError(f"{lost} moves pixels: only {' and '.join(CONSISTENCY)} fit it; add one, or take it out")
+        return self
+
+    @model_validator(mode="after")
+    def _drawn(self) -> Self:
+        if self.seeds:
+            check_names(self.seeds.names, list(self.names), "corruption")
+            if self.seeds.severity not in self.severities:
+                levels = ", ".join(map(str, self.severities))
+                raise ValueError(f"seeds: severity {self.seeds.severity} is none of the severities ({levels})")
         return self
 
     def metrics_of(self, name: str) -> tuple[str, ...]:
@@ -301,6 +324,14 @@ class Suite(Strict):
     def _once(cls, corruptions: Corruptions | None, info: Any) -> Corruptions | None:  # noqa: ANN401 - as above
         if corruptions and "gaussian_noise" in corruptions.names and info.data.get("noise"):
             raise ValueError("gaussian_noise is there twice, since noise asks for it too; take one of them out")
+        return corruptions
+
+    @field_validator("corruptions")
+    @classmethod
+    def _compared_with_clean(cls, corruptions: Corruptions | None, info: Any) -> Corruptions | None:  # noqa: ANN401 - as above
+        for metric in corruptions.metrics if corruptions else ():
+            if metric not in info.data.get("metrics", (metric,)):
+                raise ValueError(f"{metric} is compared with its score on clean inputs: add it to the suite's metrics")
         return corruptions
 
     @field_validator("set_metrics")

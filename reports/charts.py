@@ -31,9 +31,14 @@ def charts(run: Run) -> dict[str, str]:
     found |= {f"noise-{m}": _noise(run, m) for m in (run.headline, DISTORTION)}
     attributes = dict.fromkeys(run.table("groups", run.headline)["attribute"])
     found |= {f"groups-{a}": _groups(run, a) for a in attributes}
+    found |= {f"robustness-{m}": _curves(run, m) for m in (run.headline, DISTORTION)}
     titles = {"perception-distortion": f"{run.title(run.headline)} against {run.title(DISTORTION)} of each backend"}
     titles |= {f"noise-{m}": f"{run.title(m)} of each backend under growing noise" for m in (run.headline, DISTORTION)}
     titles |= {f"groups-{a}": f"{run.title(run.headline)} of each backend by {a}" for a in attributes}
+    titles |= {
+        f"robustness-{m}": f"{run.title(m)} of each backend by severity of each corruption"
+        for m in (run.headline, DISTORTION)
+    }
     return {
         name: _svg(chart, titles[name], f"chart{i}")
         for i, (name, chart) in enumerate(found.items())
@@ -73,9 +78,12 @@ def _encode(run: Run, present: Iterable[str]) -> tuple[alt.Color, alt.Shape]:
 
 
 def _finish(chart: Any, *, height: int) -> alt.TopLevelMixin:  # noqa: ANN401 - any Altair chart
+    return _configured(chart.properties(width=620, height=height))
+
+
+def _configured(chart: Any) -> alt.TopLevelMixin:  # noqa: ANN401 - as above
     done: alt.TopLevelMixin = (
-        chart.properties(width=620, height=height)
-        .configure(font=FONT, background="white", padding=4)
+        chart.configure(font=FONT, background="white", padding=4)
         .configure_axis(
             labelFontSize=12,
             titleFontSize=12,
@@ -138,6 +146,29 @@ def _noise(run: Run, metric: str) -> alt.TopLevelMixin | None:
         base.mark_point(filled=True, size=60, opacity=1).encode(y=up, shape=shape),
     ]
     return _finish(alt.layer(*layers), height=250)
+
+
+def _curves(run: Run, metric: str) -> alt.TopLevelMixin | None:
+    """A small panel for each corruption, all with the same axes."""
+    data = run.table("corruptions", metric)[["backend", "corruption", "severity", "mean", "low", "high"]]
+    data = data[data["backend"].isin([*run.compared, BASELINE])].dropna()
+    if data.empty:
+        return None
+    order = [str(name).replace("_", " ") for name in dict.fromkeys(data["corruption"])]
+    data = data.assign(corruption=data["corruption"].str.replace("_", " "))
+    colour, shape = _encode(run, data["backend"])
+    title, axis = _axis_title(run, metric), alt.Axis(values=sorted(set(data["severity"])), format="d")
+    base = alt.Chart(data).encode(x=alt.X("severity:Q", title=None, axis=axis), color=colour)
+    up = {"title": None, "scale": alt.Scale(zero=False), "axis": alt.Axis(tickCount=4)}
+    layers = [
+        base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", **up), y2="high:Q"),
+        base.mark_line(strokeWidth=1.5).encode(y=alt.Y("mean:Q", **up)),
+        base.mark_point(filled=True, size=30, opacity=1).encode(y=alt.Y("mean:Q", **up), shape=shape),
+    ]
+    panel = alt.layer(*layers).properties(width=125, height=80)
+    header = alt.Header(title=None, labelFontSize=12, labelColor=INK, labelPadding=2)
+    facets = panel.facet(alt.Facet("corruption:N", sort=order, header=header), columns=4, spacing=8)
+    return _configured(facets.properties(title=alt.Title(f"{title}; severity", fontSize=12, fontWeight="normal")))
 
 
 def _groups(run: Run, attribute: str) -> alt.TopLevelMixin | None:

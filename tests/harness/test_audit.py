@@ -580,6 +580,11 @@ def test_full_tables_leave_no_column_empty(tmp_path: Path) -> None:
         rows += timed(label, 662, 0.01) + timed_pass(label, "server-0.5", 64, 0.01, rate=50.0)
         for metric, noisy in (("lpips_alex", {}), ("lpips_alex", {"condition": "gaussian_noise", "severity": 1})):
             rows += scored(label, metric, value + RNG(12).normal(0, 0.01, 80), names(80), **noisy)
+        for severity, more in ((1, 0.1), (5, 0.2 if label == "bicubic" else 0.9)):
+            foggy = {"condition": "fog", "severity": severity}
+            rows += scored(label, "lpips_alex", value + more + RNG(13).normal(0, 0.01, 80), names(80), **foggy)
+            rows += scored(label, "change_mse", more, names(80), **foggy)
+            rows += scored(label, "draw_variance", more, names(4), **foggy)
     who = {"backend": "gan", "options": "{}", "digest": "digest of gan", "metric": "output", "image": "i0000"}
     rows.append(who | {"condition": "clean", "error": "BackendFailed: no"})
     rows.append(who | {"condition": "size-99", "metric": "not_tried", "error": "too long"})
@@ -587,6 +592,8 @@ def test_full_tables_leave_no_column_empty(tmp_path: Path) -> None:
     content = CONTENT | {
         "speed": {"watts_per_core": 5, "server_p90_s": 2},
         "noise": {"sigmas": [0.05], "images": 80, "metrics": ["lpips_alex"]},
+        "corruptions": {"names": ["fog"], "severities": [1, 5], "images": 80, "metrics": ["lpips_alex"]}
+        | {"seeds": {"names": ["fog"], "severity": 5, "images": 4}},
         "diversity": {"images": 80, "samples": 4},
         "fairness": {"claims": [{"measure": "lpips_alex", "attribute": "race", "of": "value", "margin": 0.02}]},
     }

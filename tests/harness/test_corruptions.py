@@ -63,7 +63,7 @@ def theirs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Float]:
 
 
 def _imagecorruptions() -> ModuleType:
-    reason = "needs imagecorruptions-imaug, the oracle"
+    reason = "needs imagecorruptions-imaug, the oracle: nox -s oracles"
     module: ModuleType = pytest.importorskip("imagecorruptions.corruptions", reason=reason)
     return module
 

@@ -67,7 +67,7 @@ def test_other_addresses_are_refused(address: str) -> None:
 
 def test_what_moves_pixels_is_scored_by_consistency_alone() -> None:
     """Corruptions follow the clean condition, each at each severity; the ground truth judges only those in place."""
-    text = "name: s\ntitle: s\nlow: 4\nhigh: 8\nmetrics: [psnr]\n"
+    text = "name: s\ntitle: s\nlow: 4\nhigh: 8\nmetrics: [psnr, lpips_alex, lr_mse, lr_psnr]\n"
     part = "corruptions: {names: [zoom_blur, fog], severities: [1, 3], images: 2, metrics: [psnr, lr_mse]}\n"
     found = [(c.folder, metrics) for c, metrics in conditions(parse_suite(text + part, "s.yaml"))[1:]]
     moved, still = ("lr_mse",), ("psnr", "lr_mse")
