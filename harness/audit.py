@@ -15,6 +15,9 @@ from harness.datasets import UNKNOWN
 from harness.diversity import DIVERSITY
 from harness.fairness import groups as fairness
 from harness.fairness import tables as readings
+from harness.fairness.preservation import preservation_rows
+from harness.hallucination import hallucination_rows
+from harness.hallucination_maps import example_rows
 from harness.plan import CLEAN
 from harness.score import BASELINE, CONTROL, group_attributes, output_path, scale_of
 from harness.scores import Float, Scores, headline, mean_interval
@@ -22,6 +25,7 @@ from harness.set_measures import set_estimates
 from harness.speed_tables import scenario_rows, speed_rows, untimed_rows
 from harness.statistics import bootstrap_interval, verdict
 from harness.store import RunFolder
+from harness.uncertainty import uncertainty_rows
 
 WORST = 8
 SAMPLES = 6
@@ -64,6 +68,11 @@ COLUMNS = {
     "failures": "backend condition kind message n",
     "diversity": "backend samples n mean low high note",
     "sets": "backend metric n value low high note",
+    "hallucination": "backend measure n value low high note",
+    "hallucinated": "backend place metric image value input output target hallucination uncertainty",
+    "preservation": "backend measure instrument unit n value low high control loss loss_low loss_high",
+    "uncertainty": "backend band attribute group calibration n factor coverage expected expected_low expected_high "
+    "verdict width width_low width_high correlation correlation_low correlation_high note",
 }
 """Columns of each table, there even when it has no rows; those with pictures have the group attributes as well."""
 FAIRNESS = (
@@ -94,7 +103,14 @@ def tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
         "diversity": diversity,
         "sets": sets,
     }
+    derived = {
+        "hallucination": hallucination_rows,
+        "hallucinated": example_rows,
+        "preservation": preservation_rows,
+        "uncertainty": uncertainty_rows,
+    }
     made = {name: make(scores) for name, make in makers.items()}
+    made |= {name: _frame(name, list(make(scores))) for name, make in derived.items()}
     return made | {name: _frame(name, rows) for name, rows in readings.tables(scores).items()}
 
 

@@ -121,10 +121,13 @@ def score(run_folder: RunArgument) -> None:
     with one_line_errors():
         from harness.diversity import measure_diversity
         from harness.fairness.readings import measure_readings
+        from harness.hallucination import measure_hallucination
+        from harness.hallucination_maps import draw_maps
         from harness.runner import new_progress
         from harness.score import score_run
         from harness.set_measures import measure_sets
         from harness.store import open_run
+        from harness.uncertainty import measure_uncertainty
 
         folder = open_run(run_folder)
         with folder.locked():
@@ -133,6 +136,9 @@ def score(run_folder: RunArgument) -> None:
                 measure_diversity(folder, progress)
                 measure_sets(folder, progress)
                 measure_readings(folder, progress)
+                measure_hallucination(folder, progress)
+                measure_uncertainty(folder, progress)
+                draw_maps(folder)
             failed = _finish(folder)
     raise typer.Exit(int(failed))
 
