@@ -16,6 +16,9 @@ from harness.datasets import UNKNOWN
 from harness.diversity import DIVERSITY
 from harness.fairness import groups as fairness
 from harness.fairness import tables as readings
+from harness.fairness.preservation import preservation_rows
+from harness.hallucination import hallucination_rows
+from harness.hallucination_maps import example_rows
 from harness.plan import CLEAN
 from harness.score import BASELINE, CONTROL, group_attributes, output_path, scale_of
 from harness.scores import Float, Scores, headline, mean_interval
@@ -23,6 +26,7 @@ from harness.set_measures import set_estimates
 from harness.speed_tables import scenario_rows, speed_rows, untimed_rows
 from harness.statistics import bootstrap_interval, verdict
 from harness.store import RunFolder
+from harness.uncertainty import uncertainty_rows
 
 WORST = 8
 SAMPLES = 6
@@ -79,6 +83,11 @@ COLUMNS = {
     "failures": "backend condition kind message n",
     "diversity": "backend samples n mean low high note",
     "sets": "backend metric n value low high note",
+    "hallucination": "backend measure n value low high note",
+    "hallucinated": "backend place metric image value input output target hallucination uncertainty",
+    "preservation": "backend measure instrument unit n value low high control loss loss_low loss_high",
+    "uncertainty": "backend band attribute group calibration n factor coverage expected expected_low expected_high "
+    "verdict width width_low width_high correlation correlation_low correlation_high note",
 }
 """Columns of each table, there even when it has no rows; those with pictures have the group attributes as well."""
 FAIRNESS = (
@@ -109,9 +118,16 @@ def tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
         "diversity": diversity,
         "sets": sets,
     }
+    rows = {
+        **robustness.tables(scores),
+        **readings.tables(scores),
+        "hallucination": list(hallucination_rows(scores)),
+        "hallucinated": list(example_rows(scores)),
+        "preservation": list(preservation_rows(scores)),
+        "uncertainty": list(uncertainty_rows(scores)),
+    }
     made = {name: make(scores) for name, make in makers.items()}
-    others = robustness.tables(scores) | readings.tables(scores)
-    return made | {name: _frame(name, rows) for name, rows in others.items()}
+    return made | {name: _frame(name, found) for name, found in rows.items()}
 
 
 def write_tables(folder: RunFolder) -> dict[str, pd.DataFrame]:

@@ -122,10 +122,13 @@ def score(run_folder: RunArgument) -> None:
         from harness.changes import measure_changes
         from harness.diversity import measure_diversity
         from harness.fairness.readings import measure_readings
+        from harness.hallucination import measure_hallucination
+        from harness.hallucination_maps import draw_maps
         from harness.runner import new_progress
         from harness.score import score_run
         from harness.set_measures import measure_sets
         from harness.store import open_run
+        from harness.uncertainty import measure_uncertainty
 
         folder = open_run(run_folder)
         with folder.locked():
@@ -135,6 +138,9 @@ def score(run_folder: RunArgument) -> None:
                 measure_changes(folder, progress)
                 measure_sets(folder, progress)
                 measure_readings(folder, progress)
+                measure_hallucination(folder, progress)
+                measure_uncertainty(folder, progress)
+                draw_maps(folder)
             failed = _finish(folder)
     raise typer.Exit(int(failed))
 

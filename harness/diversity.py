@@ -48,7 +48,8 @@ def measure_diversity(folder: RunFolder, progress: Progress) -> None:
     done = set(rows.loc[rows["metric"] == DIVERSITY["name"], KEY].itertuples(index=False, name=None))
     for backend in record["backends"]:
         who = identity(backend, record["dataset"]["spec"])
-        stored = {} if backend["deterministic"] else _stored(folder, record, backend, images)
+        count = record["suite"]["content"]["diversity"]["samples"]
+        stored = {} if backend["deterministic"] else stored_samples(folder, record, backend, images, count)
         pending = [image for image in stored if (*(who[k] for k in KEY[:3]), image) not in done]
         common = who | {"condition": CLEAN.name, "scale": scale_of(record), "metric": DIVERSITY["name"]}
         task = progress.add_task(f"{backend['label']}: diversity", total=len(pending))
@@ -58,14 +59,13 @@ def measure_diversity(folder: RunFolder, progress: Progress) -> None:
             progress.advance(task, len(batch))
 
 
-def _stored(
-    folder: RunFolder, record: dict[str, Any], backend: dict[str, Any], images: pd.DataFrame
+def stored_samples(
+    folder: RunFolder, record: dict[str, Any], backend: dict[str, Any], images: pd.DataFrame, samples: int
 ) -> dict[str, list[Path]]:
-    """The files of all samples of each input that has them all."""
-    samples, scale = range(record["suite"]["content"]["diversity"]["samples"]), scale_of(record)
-    found = {}
+    """The files of the first so many outputs of each input that has them all, by image."""
+    scale, found = scale_of(record), {}
     for image, seed in images.loc[images["error"] == "", ["image", "seed"]].itertuples(index=False):
-        seeds = [sample_seed(int(seed), sample) for sample in samples]
+        seeds = [sample_seed(int(seed), sample) for sample in range(samples)]
         paths = [output_path(folder, backend, CLEAN, str(image), s, scale) for s in seeds]
         whole = [path for path in paths if path is not None and is_whole(path)]
         if len(whole) == len(paths):

@@ -7,6 +7,7 @@ An image too small for a metric (nothing left after the crop, less than the wind
 scores NaN: not measured.
 """
 
+import copy
 import math
 import warnings
 from collections.abc import Callable, Iterable
@@ -206,16 +207,34 @@ def lpips_network(net: Net) -> "nn.Module":
 
 
 def _lpips(net: Net, outputs: Images, targets: Images, _: int) -> Float:
-    import torch
-
     n, height, width, _ = outputs.shape
     if min(height, width) < LPIPS_MINIMUM:
         return np.full(n, math.nan)
-    network = lpips_network(net)
+    return _in_parts(lpips_network(net), outputs, targets).reshape(n)
+
+
+def lpips_map(first: Images, second: Images) -> Float:
+    """LPIPS (AlexNet) at every pixel of pairs of (N, H, W, 3), at least `LPIPS_MINIMUM` a side: (N, H, W).
+
+    The maps of the network's layers are enlarged by bilinear and summed.
+
+    Raises:
+        WeightsError: the weights are not to be had.
+    """
+    network = copy.copy(lpips_network("alex"))
+    network.spatial = True
+    return _in_parts(network, first, second)[:, 0]
+
+
+def _in_parts(network: "nn.Module", first: Images, second: Images) -> Float:
+    """The network's answers for pairs of images, so many at a time as memory allows."""
+    import torch
+
+    n, height, width, _ = first.shape
     size = max(1, LPIPS_PIXELS // (height * width))
     with torch.inference_mode():
         parts = [
-            network(_to_tensor(outputs[i : i + size]), _to_tensor(targets[i : i + size])).flatten().numpy()
+            network(_to_tensor(first[i : i + size]), _to_tensor(second[i : i + size])).numpy()
             for i in range(0, n, size)
         ]
     return np.concatenate(parts, dtype=np.float64)

@@ -97,11 +97,16 @@ def uninformative_conditions(suite: Suite) -> list[Condition]:
     return [Condition(AVERAGE), Condition(AVERAGE_NOISE, parameters=(part.sigma,))] if part else []
 
 
+def images_of(suite: Suite, dataset: Dataset, count: int) -> tuple[str, ...]:
+    """The ids of the images that a part of a suite over so many of them uses: stratified by group, always the same."""
+    return tuple(record.id for record in limit(dataset, count, suite.seed).records)
+
+
 def plan(suite: Suite, dataset: Dataset) -> list[Step]:
     """The steps of a suite over a dataset; all parts but the clean one use subsets stratified by group."""
 
     def subset(count: int) -> tuple[str, ...]:
-        return tuple(record.id for record in limit(dataset, count, suite.seed).records) if count else ()
+        return images_of(suite, dataset, count) if count else ()
 
     everything, fairness = tuple(record.id for record in dataset.records), suite.fairness
     noisy, corrupted = (subset(part.images if part else 0) for part in (suite.noise, suite.corruptions))
@@ -110,7 +115,7 @@ def plan(suite: Suite, dataset: Dataset) -> list[Step]:
     steps += [Step(condition, corrupted, metrics) for condition, metrics in _corrupted(suite.corruptions)]
     if suite.corruptions and (seeds := suite.corruptions.seeds):
         steps += _seeded(seeds, subset(min(seeds.images, suite.corruptions.images)))
-    for part in (suite.diversity, fairness.posterior if fairness else None):
+    for part in (suite.diversity, fairness.posterior if fairness else None, suite.uncertainty):
         steps += [Step(CLEAN, subset(part.images), (), sample) for sample in range(1, part.samples)] if part else []
     empty = subset(fairness.uninformative.images if fairness and fairness.uninformative else 0)
     return steps + [Step(condition, empty, ()) for condition in uninformative_conditions(suite)]

@@ -23,6 +23,7 @@ from harness.degrade import (
 )
 from harness.errors import DatasetError, ImageError, StoreError
 from harness.fairness.readings import describe_instruments
+from harness.hallucination import describe_split
 from harness.images import load
 from harness.metrics import METRICS
 from harness.plan import AVERAGE, AVERAGE_NOISE, CLEAN, Condition, Step
@@ -35,7 +36,8 @@ from harness.suite import Suite
 def identity_of(dataset_sha256: str, suite: Suite) -> str:
     """What a run folder is for: the images, the suite, and the recipes of its metrics."""
     recipes = [METRICS[name].recipe for name in sorted(suite.used_metrics)]
-    recipes += [about["recipe"] for about in (*describe(suite).values(), *describe_instruments(suite).values())]
+    described = (describe(suite), describe_instruments(suite), describe_split(suite))
+    recipes += [about["recipe"] for part in described for about in part.values()]
     return hashlib.sha256(json.dumps([dataset_sha256, suite.sha256, recipes]).encode()).hexdigest()
 
 

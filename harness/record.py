@@ -13,6 +13,7 @@ from harness.corruptions import column_of
 from harness.datasets import AGE_RULE, Dataset
 from harness.diversity import DIVERSITY
 from harness.fairness.readings import describe_instruments, describe_measures
+from harness.hallucination import describe_split
 from harness.meters import package_joules
 from harness.metrics import METRICS
 from harness.plan import Job, Step
@@ -20,6 +21,7 @@ from harness.score import CONTROL_RECORD
 from harness.set_measures import describe
 from harness.store import SCHEMA
 from harness.suite import Speed, Suite
+from harness.uncertainty import describe_uncertainty
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -56,7 +58,8 @@ def new_record(
         "diversity": DIVERSITY if job.suite.diversity else {},
         "set_metrics": describe(job.suite),
         "instruments": instruments,
-        "measures": describe_measures(instruments),
+        "measures": describe_measures(instruments) | describe_split(job.suite),
+        "uncertainty": describe_uncertainty(job.suite, dataset),
         "speed": _speed(job.suite.speed),
         "environment": environment.describe(),
         "warnings": [],

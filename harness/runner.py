@@ -23,6 +23,8 @@ from harness.degrade import make_input, sample_seed
 from harness.diversity import measure_diversity
 from harness.errors import BackendError, ConfigError, one_line
 from harness.fairness.readings import describe_instruments, measure_readings
+from harness.hallucination import measure_hallucination
+from harness.hallucination_maps import draw_maps
 from harness.images import centre_square, load
 from harness.metrics import preflight
 from harness.plan import CLEAN, BackendSpec, Job, Step, parse_backend, plan
@@ -36,6 +38,7 @@ from harness.speed import Bench
 from harness.store import Row, RunFolder, equal_sizes, png_size
 from harness.suite import Suite
 from harness.timing import drop_disturbed
+from harness.uncertainty import measure_uncertainty
 
 REQUEST_PIXELS = 2**23
 """Most output pixels of a request of several images: 24 MiB, which any backend may answer in one message."""
@@ -154,6 +157,9 @@ class Run:
             measure_changes(self.folder, self.progress)
             measure_sets(self.folder, self.progress)
             measure_readings(self.folder, self.progress)
+            measure_hallucination(self.folder, self.progress)
+            measure_uncertainty(self.folder, self.progress)
+            draw_maps(self.folder)
         except BaseException as error:
             self._write_record("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise

@@ -15,7 +15,7 @@ from harness.corruptions import MOVES_PIXELS
 from harness.degrade import EFFECTS
 from harness.errors import ConfigError, one_line
 from harness.images import MAX_PIXELS
-from harness.metrics import METRICS
+from harness.metrics import LPIPS_MINIMUM, METRICS
 
 MIN_SET_SIDE = 32
 """Smallest side of an image, in pixels, that the set measures are taken of."""
@@ -210,6 +210,30 @@ class Posterior(Strict):
     samples: int = Field(default=8, ge=2, le=64)
 
 
+class Hallucination(Strict):
+    """How much of each output is invented, left out or right, by these distances (see `harness.hallucination`)."""
+
+    distances: tuple[str, ...] = Field(min_length=1)
+
+    @field_validator("distances")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        check_names(names, ["lpips", "l1"], "distance")
+        return names
+
+
+class Uncertainty(Strict):
+    """Whether the outputs of one input differ where they are wrong: `samples` seeds for each of so many images.
+
+    Half of the images set how wide a band must be to hold the truth in `coverage` of all images, the others test it
+    (see `harness.uncertainty`).
+    """
+
+    images: int = Field(ge=1)
+    samples: int = Field(default=8, ge=2, le=64)
+    coverage: float = Field(default=0.9, ge=0.5, lt=1)
+
+
 class Uninformative(Strict):
     """Inputs that say nothing but the group: the average face of 4 x 4 pixels, and it with noise of `sigma`.
 
@@ -279,6 +303,8 @@ class Suite(Strict):
     diversity: Diversity | None = None
     speed: Speed | None = None
     fairness: Fairness | None = None
+    hallucination: Hallucination | None = None
+    uncertainty: Uncertainty | None = None
 
     _metrics = field_validator("metrics")(_known_metrics)
 
@@ -357,6 +383,18 @@ class Suite(Strict):
             raise ValueError(f"{PREDICTIONS}:FILE is there more than once; put all predictions into one file")
         return fairness
 
+    @field_validator("hallucination", "uncertainty")
+    @classmethod
+    def _of_the_truth(cls, part: Any, info: Any) -> Any:  # noqa: ANN401 - as above
+        if part and info.data.get("photos"):
+            raise ValueError("compares with the ground truth, which photos as they are do not have; take it out")
+        if isinstance(part, Hallucination) and "lr_psnr" not in info.data.get("metrics", ("lr_psnr",)):
+            raise ValueError("needs lr_psnr among the metrics, the consistency with the input; add it")
+        high = info.data.get("high", LPIPS_MINIMUM)
+        if isinstance(part, Hallucination) and "lpips" in part.distances and high < LPIPS_MINIMUM:
+            raise ValueError(f"lpips needs images of {LPIPS_MINIMUM} or more pixels a side; high is {high}")
+        return part
+
     @model_validator(mode="after")
     def _one_kind_of_input(self) -> Self:
         if (self.low > 0, self.high > 0) != (self.reference, self.reference):
@@ -375,8 +413,9 @@ class Suite(Strict):
 
     @property
     def used_metrics(self) -> set[str]:
-        """Every metric of single images that some part of the suite asks for; diversity needs LPIPS' AlexNet."""
-        alex = {"lpips_alex"} if self.diversity else set()
+        """Every metric of single images that some part of the suite asks for, or is made of."""
+        by_patches = self.hallucination and "lpips" in self.hallucination.distances
+        alex = {"lpips_alex"} if self.diversity or by_patches else set()
         return {*self.metrics, *alex, *(m for part in (self.noise, self.corruptions) if part for m in part.metrics)}
 
     @cached_property

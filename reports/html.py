@@ -70,6 +70,7 @@ def _render(run: Run, drawn: dict[str, Markup], album: Album) -> str:
             sample_labels=_sample_labels(run),
             samples=_samples(run, album),
             worst=_worst(run, album),
+            hallucinated=_hallucinated(run, album),
             album=album,
         )
     )
@@ -139,4 +140,24 @@ def _worst(run: Run, album: Album) -> dict[str, list[Case]]:
             pictures = [Picture(u, f"{a}, image {row['image']}") for u, a in zip(uris, alts, strict=True) if u]
             value = f"{run.title(row['metric'])} {significant(row['value'])}"
             cases[row["backend"]].append(Case(count(row["rank"]), str(row["image"]), value, _group_text(row), pictures))
+    return {label: found for label, found in cases.items() if found}
+
+
+def _hallucinated(run: Run, album: Album) -> dict[str, list[Case]]:
+    """The outputs that show what is invented, by backend."""
+    frame = run.table("hallucinated")
+    cases: dict[str, list[Case]] = {label: [] for label in run.labels if label in set(frame["backend"])}
+    for _, row in frame.iterrows():
+        alts = {
+            "input": "Input",
+            "output": f"Output of {row['backend']}",
+            "target": "Target",
+            "hallucination": f"Hallucination of {row['backend']} in red",
+            "uncertainty": f"Spread of the outputs of {row['backend']}",
+        }
+        uris = album.uris(*(row[name] for name in alts))
+        if uris is not None and row["backend"] in cases:
+            pictures = [Picture(u, f"{a}, image {row['image']}") for u, a in zip(uris, alts.values(), strict=True) if u]
+            value = f"{run.title(row['metric'])} {significant(row['value'])}"
+            cases[row["backend"]].append(Case(str(row["place"]), str(row["image"]), value, "", pictures))
     return {label: found for label, found in cases.items() if found}

@@ -61,6 +61,10 @@ ABSENT: dict[str, str] = {
     "failures": "failures were not counted",
     "diversity": "the suite asks for no diversity, or it has not run",
     "sets": "the suite lists no measures of sets, or they have not run",
+    "hallucination": "the suite does not ask for hallucination, or it has not run",
+    "hallucinated": "the suite does not ask for hallucination, or it has not run",
+    "preservation": NO_FACES,
+    "uncertainty": "the suite does not ask for uncertainty, or it has not run",
 }
 
 

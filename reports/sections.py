@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from harness.score import BASELINE
-from reports import fairness, robustness
+from reports import fairness, hallucination, robustness
 from reports.findings import DISTORTION, ranks
 from reports.load import Run
 from reports.numbers import NOTHING, Format, count, duration, fit, multiple, names, significant, times
@@ -42,6 +42,7 @@ def sections(run: Run) -> list[Section]:
         _noise,
         robustness.section,
         fairness.section,
+        hallucination.section,
         _worst,
         _failures,
         _tested,

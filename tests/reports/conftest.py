@@ -123,6 +123,10 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
         "failures": _failures(),
         "diversity": _diversity(),
         "sets": _sets(),
+        "hallucination": _hallucination(),
+        "hallucinated": _hallucinated(folder),
+        "preservation": _preservation(),
+        "uncertainty": _uncertainty(),
     }
     return {name: pd.DataFrame(list(found)) for name, found in rows.items()}
 
@@ -409,6 +413,54 @@ def _sets() -> Iterator[dict[str, Any]]:
             "high": value + 0.002,
             "note": "",
         }
+
+
+def _hallucination() -> Iterator[dict[str, Any]]:
+    nan = float("nan")
+    for backend in BACKENDS:
+        for measure in ("lr_psnr", "lr_psnr_p01", "below_goal", *(f"{k}_l1" for k in ("hallucination", "omission"))):
+            value = 48.0 if measure.startswith("lr_psnr") else 0.25
+            ends = {"low": nan, "high": nan} if measure == "lr_psnr_p01" else {"low": value - 0.1, "high": value + 0.1}
+            yield {"backend": backend, "measure": measure, "n": 557, "value": value} | ends | {"note": ""}
+    for backend in COMPARED:
+        ends = {"low": 0.4, "high": 0.6, "note": ""}
+        yield {"backend": backend, "measure": "improvement_l1", "n": 557, "value": 0.5} | ends
+
+
+def _hallucinated(folder: Path) -> Iterator[dict[str, Any]]:
+    for backend in COMPARED:
+        parts = ("input", "output", "target", "hallucination")
+        paths = {part: _png(folder, f"shown-{backend}-{part}", 64, 5) for part in parts}
+        row = {"backend": backend, "place": "worst", "metric": "hallucination_l1", "image": "face_0007", "value": 0.4}
+        yield row | paths | {"uncertainty": _png(folder, "spread", 64, 6) if backend == "sr3" else ""}
+
+
+def _preservation() -> Iterator[dict[str, Any]]:
+    units = {"race_agreement": "rate", "age_distance": "years", "identity_similarity": "cosine"}
+    for measure, unit in units.items():
+        instrument = "identity" if measure.startswith("identity") else "attributes"
+        about = {"backend": "sr3", "measure": measure, "instrument": instrument, "unit": unit, "n": 557}
+        loss = {"control": 0.97, "loss": 0.1, "loss_low": 0.07, "loss_high": 0.13}
+        yield about | {"value": 0.87, "low": 0.84, "high": 0.9} | loss
+
+
+def _uncertainty() -> Iterator[dict[str, Any]]:
+    held = {
+        "calibration": 250,
+        "n": 250,
+        "factor": 2.5,
+        "coverage": 0.9,
+        "expected": 0.9,
+        "verdict": "holds",
+        "note": "",
+    }
+    held |= {"expected_low": 0.85, "expected_high": 0.95, "width": 44.0, "width_low": 43.0, "width_high": 45.0}
+    held |= {"correlation": 0.46, "correlation_low": 0.44, "correlation_high": 0.48}
+    for attribute, group in (("all", "all"), ("race", "Black")):
+        yield {"backend": "sr3", "band": "spread", "attribute": attribute, "group": group} | held
+    single = dict.fromkeys(held, float("nan")) | {"calibration": 0, "n": 0, "verdict": "not measured"}
+    about = {"backend": "realesrgan", "band": "spread", "attribute": "all", "group": "all"}
+    yield about | single | {"note": "not available: one output for all seeds"}
 
 
 def _failures() -> Iterator[dict[str, Any]]:

@@ -1,0 +1,174 @@
+"""Hallucination: the split at its corners, consistency with its floor, and a planted backend that ignores its input."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from rich.progress import Progress
+
+from harness import audit
+from harness.datasets import open_dataset
+from harness.degrade import make_input, make_target
+from harness.errors import StoreError, WeightsError
+from harness.hallucination import DISTANCES, KINDS, TEMPERATURE, Split, enlarged, measure_hallucination, split
+from harness.images import load
+from harness.plan import Job
+from harness.runner import run
+from harness.store import RunFolder
+from harness.suite import parse_suite
+from reports.build import build
+
+Pixels = NDArray[np.uint8]
+PURE = 1 / (1 + 2 * math.exp(-1 / TEMPERATURE))
+"""The share of one kind where every pixel is it alone: the soft-min leaves something to the others."""
+SUITE = """
+name: small
+title: small
+low: 16
+high: 64
+metrics: [lr_psnr]
+hallucination: {distances: [lpips, l1]}
+diversity: {images: 4, samples: 2}
+uncertainty: {images: 4, samples: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def targets() -> Pixels:
+    """Four portraits of 64 pixels."""
+    dataset = open_dataset("synthetic")
+    return np.stack([make_target(dataset.image(record), 64) for record in dataset.records[:4]])
+
+
+@pytest.fixture(scope="module")
+def plain(targets: Pixels) -> Pixels:
+    """Their inputs of 16 pixels, enlarged by bicubic."""
+    return enlarged(np.stack([make_input(target, 16) for target in targets]), 4)
+
+
+def shares(name: str, outputs: Pixels, targets: Pixels, plain: Pixels) -> dict[str, NDArray[np.float64]]:
+    """The shares of each image, by kind."""
+    return dict(zip(KINDS, splits(name, outputs, targets, plain).shares(), strict=True))
+
+
+def splits(name: str, outputs: Pixels, targets: Pixels, plain: Pixels) -> Split:
+    """The split; skipped where the weights of LPIPS are not at hand."""
+    try:
+        return split(DISTANCES[name], outputs, targets, plain)
+    except WeightsError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_the_truth_is_all_improvement_and_bicubic_all_omission(name: str, targets: Pixels, plain: Pixels) -> None:
+    """At every pixel that counts, and so in the mean, each has the largest weight that one kind can have."""
+    assert shares(name, targets, targets, plain)["improvement"] == pytest.approx(PURE)
+    assert shares(name, plain, targets, plain)["omission"] == pytest.approx(PURE)
+    kinds = splits(name, plain, targets, plain)
+    assert set(kinds.weights.argmax(axis=0)[kinds.counted]) == {KINDS.index("omission")}
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_what_is_far_from_truth_and_input_is_hallucination(name: str, targets: Pixels, plain: Pixels) -> None:
+    """Another's face and a flat grey are hallucinated by most; the truth half mixed with the input hardly."""
+    mixed = (targets // 2 + plain // 2).astype(np.uint8)
+    grey, other = np.full_like(targets, 128), targets[::-1]
+    found = {key: shares(name, outputs, targets, plain) for key, outputs in (("m", mixed), ("g", grey), ("o", other))}
+    for each in found.values():
+        assert sum(each.values()) == pytest.approx(1)
+    assert (found["m"]["hallucination"] < 0.2).all()
+    assert (found["o"]["hallucination"] > 0.6).all()
+    assert (found["g"]["hallucination"] > 0.6).all()
+
+
+def test_nothing_is_split_where_nothing_differs() -> None:
+    """An image that enlarging alone gives back, but for rounding, has no shares."""
+    grey = np.full((1, 16, 16, 3), 100, np.uint8)
+    assert np.isnan(split(DISTANCES["l1"], grey + np.uint8(1), grey, grey).shares()).all()
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run over real servers: bicubic, nearest, and one that returns the same grey for every input."""
+    folder, backends = tmp_path_factory.mktemp("run"), ("bicubic", "nearest", "faulty,fault=flat,name=flat")
+    try:
+        with Progress(disable=True) as progress:
+            return run(Job(parse_suite(SUITE, "x.yaml"), "synthetic", backends, folder, 12, ""), progress)
+    except WeightsError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def figures(planted: RunFolder) -> pd.DataFrame:
+    """Measure x backend of the table."""
+    return audit.write_tables(planted)["hallucination"].pivot_table(
+        index="measure", columns="backend", values="value", sort=False
+    )
+
+
+def test_a_backend_that_ignores_its_input_is_found_out(figures: pd.DataFrame) -> None:
+    """It fails consistency on every image, and no other backend has as large a share of hallucination."""
+    assert figures.loc["below_goal", "flat"] == 1
+    assert figures.loc["lr_psnr_p01"].idxmin() == "flat"
+    for name in DISTANCES:
+        assert figures.loc[f"hallucination_{name}"].idxmax() == "flat"
+        assert figures.loc[f"hallucination_{name}", "flat"] > 0.5
+
+
+def test_the_control_arms_stand_at_the_corners(figures: pd.DataFrame) -> None:
+    """The ground truth is improvement and never misses its own floor; the bicubic backend is omission."""
+    assert figures.loc["below_goal", "passthrough"] == 0
+    for name in DISTANCES:
+        assert figures.loc[f"improvement_{name}", "passthrough"] == pytest.approx(PURE)
+        assert figures.loc[f"omission_{name}", "bicubic"] == pytest.approx(PURE)
+        assert figures.loc[[f"{kind}_{name}" for kind in KINDS]].sum().to_numpy() == pytest.approx(1)
+
+
+def test_paired_differences_of_the_shares_are_with_all_others(planted: RunFolder, figures: pd.DataFrame) -> None:
+    """`pairs` holds the shares, and calls more hallucination worse."""
+    pairs = audit.tables(planted)["pairs"].set_index(["metric", "first", "second"])
+    row, shares = pairs.loc["hallucination_l1", "nearest", "flat"], figures.loc["hallucination_l1"]
+    assert row["mean"] == pytest.approx(shares["nearest"] - shares["flat"])
+    assert row["verdict"] == "better"
+
+
+def test_shares_are_made_once(planted: RunFolder) -> None:
+    """Measured again, nothing is appended."""
+    with Progress(disable=True) as progress:
+        before = planted.parts("part")
+        measure_hallucination(planted, progress)
+        assert planted.parts("part") == before
+
+
+def test_the_map_is_red_where_it_is_hallucinated(planted: RunFolder) -> None:
+    """The grey of the backend that ignores its input is red by most; each backend's examples have their pictures."""
+    rows = audit.tables(planted)["hallucinated"]
+    assert rows[["backend", "place"]].to_numpy().tolist() == [
+        [label, place] for label in ("nearest", "flat") for place in ("middle", "worst")
+    ]
+    assert (rows["uncertainty"] == "").all()  # deterministic
+    worst = load(planted.path / rows.iloc[-1]["hallucination"]).astype(int)
+    assert (worst[..., 0] - worst[..., 2] > 60).mean() > 0.5
+
+
+def test_the_report_says_it_in_a_sentence(planted: RunFolder) -> None:
+    """The section opens with the figures of each backend in words, and the page stays small."""
+    audit.write_tables(planted)
+    build(planted.path)
+    page = (planted.path / "report.html").read_text()
+    assert "flat: made small again its outputs are their inputs to" in page
+    assert "100.0 [75.8, 100.0] % of 12 miss the goal of 45 dB" in page
+    assert len(page) < 1_000_000
+
+
+def test_shares_of_another_recipe_are_not_mixed(planted: RunFolder, tmp_path: Path) -> None:
+    """A run whose record names another recipe is refused, and told what to do."""
+    record = planted.read_record() or {}
+    record["measures"]["hallucination_l1"]["recipe"] = "another"
+    other = RunFolder(tmp_path)
+    other.write_record(record)
+    with Progress(disable=True) as progress, pytest.raises(StoreError, match="another --output"):
+        measure_hallucination(other, progress)
