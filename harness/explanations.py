@@ -57,7 +57,7 @@ def load_explanation(path: Path) -> Explanation:
         StoreError: the file is not one.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             found = Areas(float(stored["deletion"]), float(stored["insertion"]))
             return Explanation(np.asarray(stored["map"], np.float32), found)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

@@ -15,8 +15,8 @@ from harness.attribution import Case, Float, Upscale, answers, loss
 from harness.fairness.inference import LEVEL, holm
 from harness.statistics import INSUFFICIENT, bootstrap_interval
 
-POINTS = 8
-"""Steps from no pixel to all of them."""
+SHARES = tuple(2.0**power for power in range(-6, 1))
+"""Shares of the pixels at each step: they double, since a small window comes from a small part of the input."""
 FAITHFUL, NOT_FAITHFUL = "faithful", "not faithful"
 
 
@@ -24,8 +24,8 @@ FAITHFUL, NOT_FAITHFUL = "faithful", "not faithful"
 class Areas:
     """Areas under the curves of deletion (a good map's is small) and insertion (large).
 
-    The curves are of 1 - e / e_b over the share of pixels, with e the window's squared error against the output of the
-    whole input, and e_b that of the input blurred all over: 1 is nothing changed, 0 everything. NaN where the blur
+    The curves are of 1 - e / e_b over the steps of `SHARES`, with e the window's squared error against the output of
+    the whole input, and e_b that of the input blurred all over: 1 is nothing changed, 0 everything. NaN where the blur
     changes nothing.
     """
 
@@ -34,31 +34,26 @@ class Areas:
 
     @property
     def score(self) -> float:
-        """Insertion less deletion: 0 for a map of nothing, on average."""
+        """Insertion less deletion: the more, the better."""
         return self.insertion - self.deletion
 
 
 def areas(upscale: Upscale, case: Case, attribution: NDArray[np.floating]) -> Areas:
     """The areas of a map (h, w), whose size counts and not its sign; equal values are ordered at random."""
-    away = _share_away(case, np.abs(attribution))
-    deleted = [
-        np.where((away < share)[..., None], case.substrate, case.image) for share in np.linspace(0, 1, POINTS + 1)
-    ]
-    inserted = [
-        np.where((away < share)[..., None], case.image, case.substrate) for share in np.linspace(0, 1, POINTS + 1)
-    ]
-    images = np.stack([*deleted[1:], *inserted[1:-1]])
-    errors = loss(answers(upscale, case, images), case.window.of(case.output))
-    blur = errors[POINTS - 1]
+    place = _places(case, np.abs(attribution))
+    first = [(place < share)[..., None] for share in SHARES]
+    deleted = [np.where(chosen, case.substrate, case.image) for chosen in first]
+    inserted = [np.where(chosen, case.image, case.substrate) for chosen in first[:-1]]
+    errors = loss(answers(upscale, case, np.stack([*deleted, *inserted])), case.window.of(case.output))
+    blur = errors[len(deleted) - 1]
     if not blur:
         return Areas(np.nan, np.nan)
-    deletion = 1 - np.array([0, *errors[:POINTS]]) / blur
-    insertion = 1 - np.array([blur, *errors[POINTS:], 0]) / blur
-    return Areas(_area(deletion), _area(insertion))
+    deletion, insertion = [0, *errors[: len(deleted)]], [blur, *errors[len(deleted) :], 0]
+    return Areas(_area(1 - np.array(deletion) / blur), _area(1 - np.array(insertion) / blur))
 
 
-def _share_away(case: Case, importance: NDArray[np.floating]) -> Float:
-    """For each pixel the share of pixels that come before it."""
+def _places(case: Case, importance: NDArray[np.floating]) -> Float:
+    """For each pixel the share of pixels that are more important."""
     flat = importance.ravel()
     mixed = case.rng("ties").permutation(flat.size)
     order = mixed[np.argsort(-flat[mixed], kind="stable")]
@@ -68,7 +63,7 @@ def _share_away(case: Case, importance: NDArray[np.floating]) -> Float:
 
 
 def _area(curve: Float) -> float:
-    return float(np.trapezoid(curve, dx=1 / POINTS))
+    return float(np.trapezoid(curve, dx=1 / (len(curve) - 1)))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ COMMAND_LIMIT = 2000
 LIST_LIMIT = 1000
 
 NO_FACES = "the suite asks for no instruments that look at faces"
+NO_MAPS = "the suite asks for no explanations, or they have not run"
 ABSENT: dict[str, str] = {
     "summary": "no case was scored",
     "differences": "no backend was scored on the same images as the baseline",
@@ -48,6 +49,9 @@ ABSENT: dict[str, str] = {
     "untimed": "what was left out of the timed passes is not listed",
     "worst": "no case was scored",
     "samples": "no sample pictures were kept",
+    "explanations": NO_MAPS,
+    "diffusion_index": f"{NO_MAPS}, or not LAM",
+    "maps": NO_MAPS,
     "failures": "failures were not counted",
     "diversity": "the suite asks for no diversity, or it has not run",
     "sets": "the suite lists no measures of sets, or they have not run",
