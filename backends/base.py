@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,28 @@ class Batch:
     levels: tuple[float | None, ...] = ()
 
 
+@dataclass(frozen=True)
+class FloatBatch:
+    """Images of one size at which a model is differentiated, validated by the server.
+
+    `images` is (N, H, W, 3) float32 on the 0..255 scale, `cotangents` (N, scale * H, scale * W, 3) float32, or None
+    where only the outputs are asked for. The rest is as in `Batch`.
+    """
+
+    images: NDArray[np.float32]
+    cotangents: NDArray[np.float32] | None
+    scale: int
+    ids: tuple[str, ...]
+    seeds: tuple[int, ...]
+    options: dict[str, Value] = field(default_factory=dict)
+    classes: tuple[int | None, ...] = ()
+    levels: tuple[float | None, ...] = ()
+
+
+Gradients = tuple[NDArray[np.floating], NDArray[np.floating] | None]
+"""Outputs (N, scale * H, scale * W, 3) and, where cotangents were given, gradients (N, H, W, 3)."""
+
+
 class Backend(Protocol):
     """An upscaler. `upscale` is called by one thread at a time.
 
@@ -98,6 +120,19 @@ class Backend(Protocol):
 
     def upscale(self, batch: Batch, progress: Progress) -> NDArray[np.uint8] | NDArray[np.floating]:
         """Return (N, scale * H, scale * W, 3): uint8, or floats on the 0..255 scale that the server rounds.
+
+        Raises:
+            Refused: this model cannot serve the request.
+            Cancelled: from `progress`; let it pass.
+        """
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """A backend that has a derivative as well; having the method is all it takes to offer the call `Gradient`."""
+
+    def gradient(self, batch: FloatBatch, progress: Progress) -> Gradients:
+        """The outputs of `upscale`, neither clipped nor rounded, and the gradients of sum(output * cotangent).
 
         Raises:
             Refused: this model cannot serve the request.

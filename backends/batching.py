@@ -8,41 +8,46 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.base import Backend, Batch, Cancelled, Progress
+from backends.base import Backend, Batch, Cancelled, Differentiable, FloatBatch, Gradients, Progress
 from backends.validation import MAX_PIXELS
 from harness.resize import to_uint8
 
 if TYPE_CHECKING:
     from backends.device import Device
 
+Answer = tuple[NDArray[np.uint8] | NDArray[np.float32], NDArray[np.float32] | None]
+"""The pixels of a request, and its gradients where it asked for some."""
 POLL_SECONDS = 0.5
 """How often a waiting request looks whether its client is still there."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a request gets: (N, sH, sW, 3) uint8, and the figures of the computation that made it.
+    """What a request gets: (N, sH, sW, 3), and the figures of the computation that made it.
 
-    `queue_s` is the time from its arrival to the start of that computation, `compute_s` the time of the computation,
-    other requests in the same batch included, and `device_bytes` the most device memory it used.
+    The pixels are uint8; those of a `FloatBatch` are float32, neither clipped nor rounded, and `gradients` are
+    (N, H, W, 3) float32 where it had cotangents. `queue_s` is the time from its arrival to the start of that
+    computation, `compute_s` the time of the computation, other requests in the same batch included, and `device_bytes`
+    the most device memory it used.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | NDArray[np.float32]
     queue_s: float
     compute_s: float
     device_bytes: int
+    gradients: NDArray[np.float32] | None = None
 
 
 @dataclass(eq=False)
 class Job:
     """A request in the queue; `active` says whether its client still waits for it."""
 
-    batch: Batch
+    batch: Batch | FloatBatch
     active: Callable[[], bool]
     progress: Progress
     arrived: float = field(default_factory=time.perf_counter)
@@ -102,11 +107,15 @@ class Batcher:
                 room -= len(job.batch.ids)
         return jobs
 
-    def _limit(self, batch: Batch) -> int:
-        """The most images to compute at once; no more than the batch has, if the backend gains nothing by more."""
+    def _limit(self, batch: Batch | FloatBatch) -> int:
+        """The most images to compute at once; no more than the batch has, if the backend gains nothing by more.
+
+        Gradients are computed one request at a time: what they hold in memory grows with the batch.
+        """
         d = self.backend.description
         _, height, width, _ = batch.images.shape
-        return min(d.max_batch, MAX_PIXELS // (height * width * batch.scale**2)) if d.merge else 0
+        merge = d.merge and isinstance(batch, Batch)
+        return min(d.max_batch, MAX_PIXELS // (height * width * batch.scale**2)) if merge else 0
 
     def _leave(self, jobs: list[Job]) -> None:
         self.waiting = [job for job in self.waiting if job not in jobs]
@@ -121,7 +130,7 @@ class Batcher:
         """Set the outcome of each job."""
         started = time.perf_counter()
         try:
-            pixels = self._upscale(jobs)
+            parts = self._answers(jobs)
         except Exception as error:  # noqa: BLE001 - raised in the thread of its request
             if len(jobs) == 1:
                 jobs[0].outcome = error
@@ -131,27 +140,32 @@ class Batcher:
             return
         took = time.perf_counter() - started
         memory = self.device.peak_memory() if self.device else 0
-        ends = np.cumsum([len(job.batch.ids) for job in jobs])
-        for job, part in zip(jobs, np.split(pixels, ends[:-1]), strict=True):
-            job.outcome = Outcome(part, started - job.arrived, took, memory)
+        for job, (pixels, gradients) in zip(jobs, parts, strict=True):
+            job.outcome = Outcome(pixels, started - job.arrived, took, memory, gradients)
 
-    def _upscale(self, jobs: Sequence[Job]) -> NDArray[np.uint8]:
+    def _answers(self, jobs: Sequence[Job]) -> list[Answer]:
+        """The checked pixels of each job, and the gradients."""
+
         def step(done: int, total: int) -> None:
             if not any(job.active() for job in jobs):
                 raise Cancelled
             for job in jobs:
                 job.progress(done, total)
 
-        batch = merged([job.batch for job in jobs])
         if self.device:
             self.device.reset_peak_memory()
         step(0, 1)
-        return checked_pixels(self.backend.upscale(batch, step), batch)
+        if isinstance(alone := jobs[0].batch, FloatBatch):
+            return [checked_gradients(cast("Differentiable", self.backend).gradient(alone, step), alone)]
+        batch = merged([job.batch for job in jobs if isinstance(job.batch, Batch)])
+        pixels = checked_pixels(self.backend.upscale(batch, step), batch)
+        ends = np.cumsum([len(job.batch.ids) for job in jobs])
+        return [(part, None) for part in np.split(pixels, ends[:-1])]
 
 
 def _kind(job: Job) -> tuple[object, ...]:
     """What has to be equal in requests that are computed together."""
-    return job.batch.images.shape[1:], job.batch.scale, job.batch.options
+    return type(job.batch), job.batch.images.shape[1:], job.batch.scale, job.batch.options
 
 
 def merged(batches: Sequence[Batch]) -> Batch:
@@ -172,12 +186,35 @@ def checked_pixels(output: NDArray[np.uint8] | NDArray[np.floating], batch: Batc
     Raises:
         ValueError: the shape is wrong or a value is not finite.
     """
+    _check(output, _output_shape(batch))
+    return np.asarray(output, np.uint8) if output.dtype == np.uint8 else to_uint8(np.asarray(output, np.float64))
+
+
+def checked_gradients(answer: Gradients, batch: FloatBatch) -> Answer:
+    """The model's outputs and gradients as float32 of the right shapes.
+
+    Raises:
+        ValueError: a shape is wrong or a value is not finite.
+    """
+    outputs, gradients = answer
+    floats = _floats(outputs, _output_shape(batch))
+    return floats, None if batch.cotangents is None else _floats(gradients, batch.images.shape)
+
+
+def _output_shape(batch: Batch | FloatBatch) -> tuple[int, ...]:
     n, height, width, channels = batch.images.shape
-    expected = (n, height * batch.scale, width * batch.scale, channels)
-    if output.shape != expected:
-        raise ValueError(f"the model returned shape {output.shape}; {expected} was expected")
-    if output.dtype == np.uint8:
-        return np.asarray(output, np.uint8)
-    if not np.isfinite(output).all():
+    return n, height * batch.scale, width * batch.scale, channels
+
+
+def _floats(values: NDArray[np.floating] | None, expected: tuple[int, ...]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # an infinity is found next
+        floats = np.asarray(values, np.float32)
+    _check(floats, expected)
+    return floats
+
+
+def _check(values: NDArray[np.uint8] | NDArray[np.floating], expected: tuple[int, ...]) -> None:
+    if values.shape != expected:
+        raise ValueError(f"the model returned shape {values.shape}; {expected} was expected")
+    if not np.isfinite(values).all():
         raise ValueError("the model returned values that are not finite (NaN or infinity)")
-    return to_uint8(np.asarray(output, np.float64))

@@ -10,6 +10,11 @@ stuck         the device stays busy when a client leaves
 stale         the call after a client has left gets a wrong answer
 flat          a constant image
 bgr           channels in the wrong order
+
+Of gradients:
+other_gradient  the gradient of another map: it belongs to the neighbouring pixels
+steep_gradient  the gradient of the output in other units, a tenth too large
+other_output    the output that is differentiated is brighter than the one that is returned as pixels
 """
 
 import time
@@ -18,14 +23,26 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.base import Batch, Cancelled, Progress
+from backends.base import Batch, Cancelled, Gradients, Progress
 
 Pixels = NDArray[np.uint8]
 CHEATS = ("by_id", "cache_id", "cache_part", "cache", "one_in_batch", "drift", "stuck", "stale", "flat", "bgr")
+GRADIENT_CHEATS = ("other_gradient", "steep_gradient", "other_output")
 NEW, WORK = 0.05, 0.02
 """Seconds that a call with a new image takes where a cache saves them, and an image where a client is to leave."""
 STUCK = 4.0
 """Seconds for which a device that is stuck stays busy."""
+
+
+def cheat_gradient(cheat: str, output: NDArray[np.float32], gradient: NDArray[np.float32] | None) -> Gradients:
+    """The output and the gradient as a cheat gives them; as they are for any other word."""
+    if cheat == "other_output":
+        return output + 4, gradient
+    if cheat == "other_gradient" and gradient is not None:
+        return output, np.roll(gradient, 1, axis=2)
+    if cheat == "steep_gradient" and gradient is not None:
+        return output, 1.1 * gradient
+    return output, gradient
 
 
 class Cheater:

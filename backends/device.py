@@ -66,8 +66,11 @@ class Device:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def place(self, network: nn.Module) -> Network:
-        """The network on this device, in evaluation mode and channels-last; compiled, if so set (see `Compiled`)."""
-        network = network.eval().to(self.where).to(memory_format=torch.channels_last)
+        """The network on this device, its weights constant, in evaluation mode and channels-last.
+
+        Compiled, if so set (see `Compiled`).
+        """
+        network = network.eval().requires_grad_(False).to(self.where).to(memory_format=torch.channels_last)
         return Compiled(network) if self.compiled else network
 
     def autocast(self) -> AbstractContextManager[Any]:

@@ -12,15 +12,16 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.base import Batch, Description, Option, Progress, Refused, code_digest
-from backends.cheats import CHEATS, Cheater
+from backends.base import Batch, Description, FloatBatch, Gradients, Option, Progress, Refused, code_digest
+from backends.cheats import CHEATS, GRADIENT_CHEATS, Cheater, cheat_gradient
+from backends.interpolation import blocks
 from backends.server import UpscalerServicer
 from protos import MAX_MESSAGE_BYTES
 from protos.upscaler.v1 import upscaler_pb2 as pb
 
 MODEL_FAULTS = ("die", "hang", "nan", "wrong_shape", "crash", "out_of_memory", "slow", "nondeterministic")
 WIRE_FAULTS = ("lie_size", "lie_digest", "lie_time", "missing", "wrong_id", "short_data", "oversized")
-FAULTS = ("none", *MODEL_FAULTS, *WIRE_FAULTS, *CHEATS)
+FAULTS = ("none", *MODEL_FAULTS, *WIRE_FAULTS, *CHEATS, *GRADIENT_CHEATS)
 
 
 class FaultyServicer(UpscalerServicer):
@@ -90,6 +91,12 @@ class Faulty:
         if once:
             Path(once).touch()
         return _misbehave(fault, output, progress)
+
+    def gradient(self, batch: FloatBatch, progress: Progress) -> Gradients:
+        """See `Differentiable.gradient`; of the faults, only the cheats of `GRADIENT_CHEATS` show here."""
+        progress(1, 1)
+        output = batch.images.repeat(batch.scale, axis=1).repeat(batch.scale, axis=2)
+        return cheat_gradient(str(batch.options["fault"]), output, blocks(batch))
 
 
 def _misbehave(fault: str, output: NDArray[np.uint8], progress: Progress) -> NDArray[np.uint8] | NDArray[np.floating]:

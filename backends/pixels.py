@@ -1,16 +1,22 @@
-"""Between the contract's pixels and a torch network's: 8-bit sRGB and floats in [-1, 1]."""
+"""Between the contract's pixels and a torch network's: sRGB on the 0..255 scale and floats in [-1, 1]."""
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from backends.base import FloatBatch, Gradients
 from harness.resize import resize_matrix
 
+Pixels = NDArray[np.uint8] | Tensor
+"""(N, H, W, 3) on the 0..255 scale: 8-bit, or floats that may be differentiated."""
 
-def to_model(images: NDArray[np.uint8]) -> Tensor:
-    """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+def to_model(images: Pixels) -> Tensor:
+    """(N, H, W, 3) on the 0..255 scale -> (N, 3, H, W) float32 in [-1, 1]."""
+    return torch.as_tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_images(x: Tensor) -> NDArray[np.floating]:
@@ -19,8 +25,24 @@ def to_images(x: Tensor) -> NDArray[np.floating]:
     return images
 
 
-def enlarge(images: NDArray[np.uint8], scale: int) -> Tensor:
-    """(N, H, W, 3) uint8 -> (N, 3, scale H, scale W) float32 in about [-1, 1], by the one resize."""
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 127.5 - 1
+def differentiate(model: Callable[[Tensor], Tensor], batch: FloatBatch) -> Gradients:
+    """What `Differentiable.gradient` returns, for a model of (N, H, W, 3) on the 0..255 scale.
+
+    The model returns (N, 3, scale H, scale W) in about [-1, 1], and must not run in inference mode.
+    """
+    images = torch.from_numpy(batch.images)
+    if batch.cotangents is None:
+        with torch.no_grad():
+            return to_images(model(images)), None
+    with torch.enable_grad():
+        output = model(images.requires_grad_())
+        cotangents = 127.5 * torch.from_numpy(batch.cotangents).permute(0, 3, 1, 2)
+        (gradients,) = torch.autograd.grad(output, images, cotangents.to(output.device))
+    return to_images(output.detach()), gradients.numpy()
+
+
+def enlarge(images: Pixels, scale: int) -> Tensor:
+    """(N, H, W, 3) on the 0..255 scale -> (N, 3, scale H, scale W) float32 in about [-1, 1], by the one resize."""
+    x = torch.as_tensor(images).permute(0, 3, 1, 2).double() / 127.5 - 1
     rows, columns = (torch.from_numpy(resize_matrix(n, n * scale).copy()) for n in images.shape[1:3])
     return (rows @ x @ columns.T).float()

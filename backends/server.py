@@ -22,10 +22,18 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from backends.access import OPEN, Access
-from backends.base import Backend, Batch, Cancelled, Description, Progress, Refused
+from backends.base import Backend, Batch, Cancelled, Description, Differentiable, Progress, Refused
 from backends.batching import Batcher, Job, Outcome
 from backends.decoding import Lenient
-from backends.validation import Violation, header_violations, to_batch, violations
+from backends.validation import (
+    FLOAT,
+    Violation,
+    gradient_violations,
+    header_violations,
+    to_batch,
+    to_float_batch,
+    violations,
+)
 from protos import CHUNK_BYTES, MAX_MESSAGE_BYTES, MESSAGE_OPTIONS, SERVICE
 from protos.upscaler.v1 import upscaler_pb2 as pb
 from protos.upscaler.v1 import upscaler_pb2_grpc as pb_grpc
@@ -48,6 +56,8 @@ class UpscalerServicer(pb_grpc.UpscalerServiceServicer):
     def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeResponse:  # noqa: ARG002, N802 - gRPC's signature
         """Answer with the backend's description."""
         message = describe_message(self.description)
+        if isinstance(self.batcher.backend, Differentiable):
+            message.capabilities.append(pb.CAPABILITY_GRADIENT)
         if self.warm_up_s is not None:
             message.warm_up_time.CopyFrom(duration(self.warm_up_s))
         return message
@@ -56,6 +66,22 @@ class UpscalerServicer(pb_grpc.UpscalerServiceServicer):
         """Upscale a batch in one message."""
         refuse_if(violations(request, self.description), context)
         return self.compute(request, context, lambda _done, _total: None)
+
+    def Gradient(self, request: pb.GradientRequest, context: grpc.ServicerContext) -> pb.GradientResponse:  # noqa: N802 - gRPC's name
+        """Differentiate a batch in one message."""
+        if not isinstance(self.batcher.backend, Differentiable):
+            abort(context, code_pb2.UNIMPLEMENTED, f"{self.description.name} has no gradient")
+        refuse_if(gradient_violations(request, self.description), context)
+        batch = to_float_batch(request, self.description)
+        outcome = self._outcome(Job(batch, context.is_active, lambda _done, _total: None), context)
+        answer = pb.GradientResponse(digest=self.description.digest, peak_device_memory=outcome.device_bytes)
+        answer.queue_time.CopyFrom(duration(outcome.queue_s))
+        answer.compute_time.CopyFrom(duration(outcome.compute_s))
+        for i, (name, image) in enumerate(zip(batch.ids, outcome.pixels, strict=True)):
+            gradient = b"" if outcome.gradients is None else outcome.gradients[i].astype(FLOAT).tobytes()
+            data = image.astype(FLOAT).tobytes()
+            answer.images.add(id=name, height=image.shape[0], width=image.shape[1], data=data, gradient=gradient)
+        return answer
 
     def UpscaleStream(  # noqa: N802 - gRPC's name
         self, request_iterator: Iterator[pb.UpscaleStreamRequest], context: grpc.ServicerContext

@@ -1,16 +1,27 @@
 """Checks a request against a backend's description, and gives the batch that the model sees."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from backends.base import Batch, Description, Option
+from backends.base import Batch, Description, FloatBatch, Option
+from protos import MAX_MESSAGE_BYTES
 from protos.upscaler.v1 import upscaler_pb2 as pb
 from protos.values import option_value
 
 MAX_PIXELS = 64 * 2**20
 """Largest number of output pixels of one request."""
 
+FLOAT = np.dtype("<f4")
+"""A value of `Gradient` on the wire."""
+FLOAT_PIXEL = 3 * FLOAT.itemsize
+MAX_FLOAT_PIXELS = (MAX_MESSAGE_BYTES - 2**20) // FLOAT_PIXEL
+"""Largest number of pixels of the outputs and gradients of one answer: a message holds little else."""
+
+Request = pb.UpscaleRequest | pb.GradientRequest
 Violation = tuple[str, str]
 """(field of the request, what is wrong with it)."""
 
@@ -25,7 +36,28 @@ def violations(request: pb.UpscaleRequest, description: Description) -> list[Vio
     return found
 
 
-def header_violations(request: pb.UpscaleRequest, description: Description) -> list[Violation]:
+def gradient_violations(request: pb.GradientRequest, description: Description) -> list[Violation]:
+    """Everything that is wrong with a request for gradients; empty if nothing is."""
+    found = header_violations(request, description)
+    wanted = any(image.cotangent for image in request.images)
+    for i, image in enumerate(request.images):
+        pixels = image.height * image.width
+        parts = (("data", image.data, pixels), ("cotangent", image.cotangent, wanted * pixels * request.scale**2))
+        for name, data, needed in parts:
+            found += [(f"images[{i}].{name}", text) for text in _float_violations(data, needed)]
+    if sum(image.height * image.width for image in request.images) * (request.scale**2 + 1) > MAX_FLOAT_PIXELS:
+        found.append(("images", f"would make an answer of more than {MAX_MESSAGE_BYTES} bytes; send fewer or smaller"))
+    return found
+
+
+def _float_violations(data: bytes, pixels: int) -> list[str]:
+    if len(data) != pixels * FLOAT_PIXEL:
+        return [f"has {len(data)} bytes; {pixels} pixels x {FLOAT_PIXEL} = {pixels * FLOAT_PIXEL} are needed"]
+    finite = np.isfinite(np.frombuffer(data, FLOAT)).all()
+    return [] if finite else ["holds values that are not finite (NaN or infinity)"]
+
+
+def header_violations(request: Request, description: Description) -> list[Violation]:
     """Everything that is wrong with a request, its pixels left aside."""
     found: list[Violation] = []
     if request.scale not in description.scales:
@@ -36,7 +68,8 @@ def header_violations(request: pb.UpscaleRequest, description: Description) -> l
     found += _size_violations(request, description)
     if len({image.id for image in request.images}) != len(request.images):
         found.append(("images", "holds an id twice"))
-    for i, image in enumerate(request.images):
+    images: Sequence[pb.InputImage | pb.GradientInput] = request.images
+    for i, image in enumerate(images):
         found += [(f"images[{i}].{name}", text) for name, text in _image_violations(image, description)]
     known = {option.name: option for option in description.options}
     for name, value in request.options.items():
@@ -44,7 +77,7 @@ def header_violations(request: pb.UpscaleRequest, description: Description) -> l
     return found
 
 
-def _size_violations(request: pb.UpscaleRequest, d: Description) -> list[Violation]:
+def _size_violations(request: Request, d: Description) -> list[Violation]:
     sizes = {(image.height, image.width) for image in request.images}
     if len(sizes) > 1:
         return [("images", "are not all of one size")]
@@ -62,7 +95,7 @@ def _size_violations(request: pb.UpscaleRequest, d: Description) -> list[Violati
     return found
 
 
-def _image_violations(image: pb.InputImage, d: Description) -> list[Violation]:
+def _image_violations(image: pb.InputImage | pb.GradientInput, d: Description) -> list[Violation]:
     found = []
     if not 1 <= len(image.id) <= 256:
         found.append(("id", f"has {len(image.id)} characters; 1 to 256 are accepted"))
@@ -97,16 +130,32 @@ def to_batch(request: pb.UpscaleRequest, description: Description) -> Batch:
     first = request.images[0]
     shape = (first.height, first.width, 3)
     images = np.stack([np.frombuffer(image.data, np.uint8).reshape(shape) for image in request.images])
+    return Batch(images=images, **_shared(request, description))
+
+
+def to_float_batch(request: pb.GradientRequest, description: Description) -> FloatBatch:
+    """The same of a request for gradients."""
+    first, scale = request.images[0], request.scale
+    images = _floats([image.data for image in request.images], first.height, first.width)
+    weights = [image.cotangent for image in request.images]
+    cotangents = _floats(weights, first.height * scale, first.width * scale) if first.cotangent else None
+    return FloatBatch(images=images, cotangents=cotangents, **_shared(request, description))
+
+
+def _floats(parts: list[bytes], height: int, width: int) -> NDArray[np.float32]:
+    return np.stack([np.frombuffer(data, FLOAT).reshape(height, width, 3) for data in parts]).astype(np.float32)
+
+
+def _shared(request: Request, description: Description) -> dict[str, Any]:
+    """What batches of pixels and of floats have in common."""
     options = {option.name: option.default for option in description.options}
     options |= {name: value for name, m in request.options.items() if (value := option_value(m)) is not None}
-    return Batch(
-        images=images,
-        scale=request.scale,
-        ids=tuple(image.id for image in request.images),
-        seeds=tuple(image.seed for image in request.images),
-        options=options,
-        classes=tuple(image.class_index if image.HasField("class_index") else None for image in request.images),
-        levels=tuple(
-            image.conditioning_level if image.HasField("conditioning_level") else None for image in request.images
-        ),
-    )
+    images = request.images
+    return {
+        "scale": request.scale,
+        "ids": tuple(image.id for image in images),
+        "seeds": tuple(image.seed for image in images),
+        "options": options,
+        "classes": tuple(image.class_index if image.HasField("class_index") else None for image in images),
+        "levels": tuple(image.conditioning_level if image.HasField("conditioning_level") else None for image in images),
+    }

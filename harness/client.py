@@ -32,6 +32,11 @@ from protos.upscaler.v1 import upscaler_pb2_grpc as pb_grpc
 from protos.values import Value, option_message
 
 Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+FLOAT = np.dtype("<f4")
+"""A value of `Gradient` on the wire."""
+
+Response = pb.UpscaleResponse | pb.GradientResponse
 
 CONNECTING = "failed to connect"
 """How gRPC's core begins to say that a connection did not come about."""
@@ -53,6 +58,31 @@ class Item:
     id: str
     image: Pixels
     seed: int
+
+
+@dataclass(frozen=True)
+class FloatItem:
+    """One image to differentiate at: (H, W, 3) float32 on the 0..255 scale, its id and its seed.
+
+    `cotangent` is the weight of each output value in the sum that is differentiated, (sH, sW, 3) float32; None in all
+    images of a request that asks for outputs only.
+    """
+
+    id: str
+    image: Floats
+    seed: int
+    cotangent: Floats | None = None
+
+
+@dataclass(frozen=True)
+class Differential:
+    """What a model makes of an image before clipping and rounding, (sH, sW, 3) float32 on the 0..255 scale.
+
+    `gradient`, (H, W, 3) float32, is that of sum(output * cotangent) by the input; None without a cotangent.
+    """
+
+    output: Floats
+    gradient: Floats | None
 
 
 @dataclass(frozen=True)
@@ -171,6 +201,47 @@ class Client:
             raise self.error(error) from error
         return self._checked(response, data, items, scale, started)
 
+    def gradient(
+        self, items: Sequence[FloatItem], scale: int, options: dict[str, Value], deadline: float
+    ) -> list[Differential]:
+        """Differentiate a backend at equally sized images.
+
+        Raises:
+            Incompatible: it does not offer `Gradient`.
+            BackendError: the call failed or its answer breaks the contract.
+        """
+        d = self.description or self.describe()
+        if pb.CAPABILITY_GRADIENT not in d.capabilities:
+            raise Incompatible(f"{self.address}: {one_line(d.name, 40)} does not offer Gradient")
+        request = pb.GradientRequest(
+            images=[_gradient_input(item) for item in items],
+            scale=scale,
+            options={name: option_message(value) for name, value in options.items()},
+        )
+        started = time.perf_counter()
+        try:
+            response = self.stub.Gradient(request, timeout=deadline)
+        except grpc.RpcError as error:
+            raise self.error(error) from error
+        shape = self._checked_header(response, items, scale)
+        self._checked_times(response, started)
+        return [
+            Differential(
+                self._floats(image.data, shape),
+                None if item.cotangent is None else self._floats(image.gradient, item.image.shape),
+            )
+            for image, item in zip(response.images, items, strict=True)
+        ]
+
+    def _floats(self, data: bytes, shape: tuple[int, ...]) -> Floats:
+        expected = math.prod(shape) * FLOAT.itemsize
+        if len(data) != expected:
+            raise ContractBroken(f"{self.address}: {len(data)} bytes of floats came back; {expected} were asked for")
+        values = np.frombuffer(data, FLOAT).reshape(shape).astype(np.float32)
+        if not np.isfinite(values).all():
+            raise ContractBroken(f"{self.address}: values that are not finite (NaN or infinity) came back")
+        return values
+
     def _unary(
         self, request: pb.UpscaleRequest, pixels: list[bytes], deadline: float
     ) -> tuple[pb.UpscaleResponse, list[bytes]]:
@@ -200,6 +271,22 @@ class Client:
     def _checked(
         self, response: pb.UpscaleResponse, data: list[bytes], items: Sequence[Item], scale: int, started: float
     ) -> Reply:
+        shape = self._checked_header(response, items, scale)
+        for pixels in data:
+            if len(pixels) != math.prod(shape):
+                raise ContractBroken(
+                    f"{self.address}: an image has {len(pixels)} bytes; {math.prod(shape)} belong to its size"
+                )
+        end_to_end = self._checked_times(response, started)
+        images = np.stack([np.frombuffer(pixels, np.uint8).reshape(shape) for pixels in data])
+        compute, queue = seconds(response.compute_time), seconds(response.queue_time)
+        return Reply(images, end_to_end, queue, compute, response.peak_device_memory / 2**20)
+
+    def _checked_header(
+        self, response: Response, items: Sequence[Item | FloatItem], scale: int
+    ) -> tuple[int, int, int]:
+        """Check digest, ids and sizes; returns the shape of an output, (sH, sW, 3)."""
+
         def broken(text: str) -> ContractBroken:
             return ContractBroken(f"{self.address}: {text}")
 
@@ -208,17 +295,19 @@ class Client:
         if [image.id for image in response.images] != [item.id for item in items]:
             raise broken(f"{len(response.images)} images came back, not the {len(items)} asked for in their order")
         height, width = items[0].image.shape[0] * scale, items[0].image.shape[1] * scale
-        for image, pixels in zip(response.images, data, strict=True):
+        for image in response.images:
             if (image.height, image.width) != (height, width):
                 raise broken(f"an image of {image.height} x {image.width} came back; {height} x {width} was asked for")
-            if len(pixels) != height * width * 3:
-                raise broken(f"an image has {len(pixels)} bytes; {height * width * 3} belong to its size")
-        arrays = [np.frombuffer(pixels, np.uint8).reshape(height, width, 3) for pixels in data]
+        return height, width, 3
+
+    def _checked_times(self, response: Response, started: float) -> float:
+        """Check the times that an answer claims; returns how long its call took, in seconds."""
         compute, queue = seconds(response.compute_time), seconds(response.queue_time)
         end_to_end = time.perf_counter() - started
         if compute < 0 or queue < 0 or compute + queue > end_to_end * 1.01 + 0.01:
-            raise broken(f"claims {compute + queue:.3f} s of work in a call that took {end_to_end:.3f} s")
-        return Reply(np.stack(arrays), end_to_end, queue, compute, response.peak_device_memory / 2**20)
+            text = f"claims {compute + queue:.3f} s of work in a call that took {end_to_end:.3f} s"
+            raise ContractBroken(f"{self.address}: {text}")
+        return end_to_end
 
     def error(self, error: grpc.RpcError) -> BackendError:
         """The error of the harness that a failed call stands for."""
@@ -260,6 +349,13 @@ class Client:
         if self.credentials.cert is None:
             return "; if it asks for a client certificate, name cert and key in the credentials"
         return "; it may not accept the client certificate in the credentials"
+
+
+def _gradient_input(item: FloatItem) -> pb.GradientInput:
+    height, width, _ = item.image.shape
+    weight = b"" if item.cotangent is None else item.cotangent.astype(FLOAT).tobytes()
+    data = item.image.astype(FLOAT).tobytes()
+    return pb.GradientInput(id=item.id, height=height, width=width, data=data, seed=item.seed, cotangent=weight)
 
 
 def _stream_requests(request: pb.UpscaleRequest, pixels: list[bytes]) -> Iterator[pb.UpscaleStreamRequest]:

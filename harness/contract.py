@@ -13,13 +13,13 @@ import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from backends.registry import ENTRIES
-from harness import compliance, descriptions
+from harness import compliance, derivatives, descriptions
 from harness.client import Client, Pixels
 from harness.compliance import NotJudged
 from harness.credentials import OPEN, Credentials
 from harness.errors import BackendError, ConfigError, ContractBroken, DeadlineExceeded, one_line
 from harness.plan import parse_backend, takes_path
-from harness.probe import Probe, stream_messages
+from harness.probe import Probe, Request, stream_messages
 from harness.processes import LocalServer
 from protos import CHUNK_BYTES, SERVICE
 from protos.upscaler.v1 import upscaler_pb2 as pb
@@ -194,7 +194,7 @@ def refusals(p: Probe) -> str:
     return ""
 
 
-def bad_requests(p: Probe) -> Iterator[tuple[str, pb.UpscaleRequest | list[pb.UpscaleStreamRequest]]]:
+def bad_requests(p: Probe) -> Iterator[tuple[str, Request]]:
     """What is wrong with a request, and the request."""
     image = p.input()
     other = p.image(p.side, p.side + p.step)
@@ -216,6 +216,8 @@ def bad_requests(p: Probe) -> Iterator[tuple[str, pb.UpscaleRequest | list[pb.Up
         yield "a stream with two headers", [header, header, *chunks]
         yield "a stream that is too short", [header, *chunks[:-1]]
         yield "a stream that is too long", [header, *chunks, *chunks]
+    if pb.CAPABILITY_GRADIENT in p.d.capabilities:
+        yield from derivatives.bad_gradient_requests(p)
 
 
 def after_cancel(p: Probe) -> str:
@@ -255,6 +257,7 @@ CHECKS: dict[str, Callable[[Probe], str]] = {
     "keeps the batch rule": batch_rule,
     "is as deterministic as it says": seeds,
     "streams as it says": stream,
+    "differentiates as it says": derivatives.gradients,
     "refuses bad requests with field violations": refusals,
     "answers the image, whatever its id": compliance.by_id,
     "answers a change of any pixel": compliance.every_pixel,

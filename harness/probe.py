@@ -10,7 +10,7 @@ import numpy as np
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from harness.client import Client, Item, Pixels, Reply, typed_options
+from harness.client import Client, Differential, FloatItem, Item, Pixels, Reply, typed_options
 from harness.errors import BackendError, BadRequest, Incompatible
 from protos.upscaler.v1 import upscaler_pb2 as pb
 from protos.values import Value, option_message
@@ -21,6 +21,9 @@ FULL = 16
 """Most images of the full batch that is tried."""
 SIDE, LARGEST_SIDE = 16, 1024
 """Side of the test images in pixels, where the backend takes it, and the largest that is tried."""
+
+Request = pb.UpscaleRequest | list[pb.UpscaleStreamRequest] | pb.GradientRequest
+"""A call: its message, or those of a stream."""
 
 
 class Probe:
@@ -54,7 +57,11 @@ class Probe:
 
     def item(self, image: Pixels, seed: int = 0, name: str = "") -> Item:
         """An image to send, with an id that no other request has unless `name` gives one."""
-        return Item(name or f"image-{next(self.numbers)}", image, seed)
+        return Item(name or self.name(), image, seed)
+
+    def name(self) -> str:
+        """An id that no other request has."""
+        return f"image-{next(self.numbers)}"
 
     def full(self) -> list[Item]:
         """A full batch of the smallest images."""
@@ -68,6 +75,10 @@ class Probe:
         """The output of a request for one image, (1, scale * H, scale * W, 3)."""
         return self.ask([self.item(image, seed, name)]).images
 
+    def differentiate(self, items: Sequence[FloatItem]) -> list[Differential]:
+        """The backend's checked float outputs, and gradients where cotangents are given."""
+        return self.client.gradient(items, self.scale, self.options, DEADLINE)
+
     @cached_property
     def reference(self) -> tuple[Item, Pixels]:
         """A request that was made once, early, and its answer."""
@@ -77,7 +88,7 @@ class Probe:
     def input(self, image: Pixels | None = None, **changes: float | str | bytes) -> pb.InputImage:
         """An image as its message, with fields changed."""
         image = self.image() if image is None else image
-        fields: dict[str, Any] = {"id": f"image-{next(self.numbers)}", "data": image.tobytes()}
+        fields: dict[str, Any] = {"id": self.name(), "data": image.tobytes()}
         fields |= {"height": image.shape[0], "width": image.shape[1]} | changes
         return pb.InputImage(**fields)
 
@@ -88,10 +99,14 @@ class Probe:
         values = {name: option_message(value) for name, value in (self.options | (options or {})).items()}
         return pb.UpscaleRequest(images=images, scale=scale or self.scale, options=values)
 
-    def send(self, request: pb.UpscaleRequest, deadline: float = DEADLINE) -> pb.UpscaleResponse:
+    def send(
+        self, request: pb.UpscaleRequest | pb.GradientRequest, deadline: float = DEADLINE
+    ) -> pb.UpscaleResponse | pb.GradientResponse:
         """The answer to a message that the client would not send, unchecked."""
+        stub = self.client.stub
+        call = stub.Upscale if isinstance(request, pb.UpscaleRequest) else stub.Gradient
         try:
-            return self.client.stub.Upscale(request, timeout=deadline)  # type: ignore[no-any-return]
+            return call(request, timeout=deadline)  # type: ignore[no-any-return]
         except grpc.RpcError as error:
             raise self.client.error(error) from error
 
@@ -102,7 +117,7 @@ class Probe:
         except grpc.RpcError as error:
             raise self.client.error(error) from error
 
-    def refused(self, request: pb.UpscaleRequest | list[pb.UpscaleStreamRequest]) -> str:
+    def refused(self, request: Request) -> str:
         """What is wrong with the way in which a bad request is refused; "" if nothing is."""
         try:
             if isinstance(request, list):

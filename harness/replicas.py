@@ -7,20 +7,23 @@ them made an output.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
-from harness.client import Item, Pixels
+from harness.client import Differential, FloatItem, Item, Pixels
 from harness.credentials import OPEN, Credentials
 from harness.errors import BackendError, Incompatible, Unavailable, one_line
 from harness.plan import BackendSpec
 from harness.session import Session
 from harness.suite import Suite
 from protos.upscaler.v1 import upscaler_pb2 as pb
+
+Asked = TypeVar("Asked", Item, FloatItem)
+Got = TypeVar("Got")
 
 
 class Replicas:
@@ -60,17 +63,26 @@ class Replicas:
 
         Threads may call it at once; it waits while all replicas work, and never raises a BackendError.
         """
+        return self._answers(items, Session.upscale)
+
+    def gradient(self, items: Sequence[FloatItem]) -> list[Differential | BackendError]:
+        """A float output, and a gradient where a cotangent is given, or an error for each item; else as `upscale`."""
+        return self._answers(items, Session.gradient)
+
+    def _answers(
+        self, items: Sequence[Asked], ask: Callable[[Session, Sequence[Asked]], list[Got | BackendError]]
+    ) -> list[Got | BackendError]:
         session = self._free.get()
         lost = False
         try:
-            results = session.upscale(items)
+            results = ask(session, items)
             lost = session.given_up is not None and self._dropped(session, session.given_up)
         finally:
             if not lost:
                 self._free.put(session)
         if lost:
             undone = [i for i, result in enumerate(results) if isinstance(result, BackendError)]
-            for i, result in zip(undone, self.upscale([items[i] for i in undone]), strict=True):
+            for i, result in zip(undone, self._answers([items[i] for i in undone], ask), strict=True):
                 results[i] = result
         return results
 
@@ -83,6 +95,11 @@ class Replicas:
             self.notes.append(f"{self.spec.label}: lost a replica, its work went to the others: {error}")
         session.close()
         return True
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether the backend offers `Gradient`."""
+        return self.sessions[0].differentiable
 
     @property
     def batch(self) -> int:

@@ -7,16 +7,16 @@ accepted, it is ended and the rest of its cases fail without being tried.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from harness.client import Client, Item, Pixels, Reply, seconds, typed_options
+from harness.client import Client, Differential, FloatItem, Item, Pixels, Reply, seconds, typed_options
 from harness.credentials import OPEN, Credentials
 from harness.errors import (
     BackendError,
@@ -34,6 +34,9 @@ from harness.processes import LocalServer
 from harness.suite import Suite
 from protos.upscaler.v1 import upscaler_pb2 as pb
 from protos.values import Value
+
+Asked = TypeVar("Asked", Item, FloatItem)
+Got = TypeVar("Got")
 
 PATIENCE = 4
 """Failed calls in a row after which a backend is given up."""
@@ -122,36 +125,63 @@ class Session:
         """Images a request: the suite's, or fewer if the backend takes fewer."""
         return min(self.suite.batch, self.description.max_batch)
 
+    @property
+    def differentiable(self) -> bool:
+        """Whether the backend offers `Gradient`."""
+        return pb.CAPABILITY_GRADIENT in self.description.capabilities
+
     def upscale(self, items: Sequence[Item]) -> list[Pixels | BackendError]:
         """An output or an error for each item, all of one size; never raises a BackendError."""
+        return self._answers(items, self._upscale)
+
+    def gradient(self, items: Sequence[FloatItem]) -> list[Differential | BackendError]:
+        """A float output, and a gradient where a cotangent is given, or an error for each item; else as `upscale`.
+
+        A backend without `Gradient` gives `Incompatible` for each.
+        """
+        if self.given_up is None and not self.differentiable:
+            return [Incompatible(f"{self.spec.label} does not offer Gradient")] * len(items)
+        return self._answers(items, self._gradient)
+
+    def _upscale(self, items: Sequence[Item]) -> list[Pixels]:
+        return list(self._client().upscale(items, self.suite.scale, self.options, self.suite.deadline_s).images)
+
+    def _gradient(self, items: Sequence[FloatItem]) -> list[Differential]:
+        return self._client().gradient(items, self.suite.scale, self.options, self.suite.deadline_s)
+
+    def _answers(self, items: Sequence[Asked], ask: Callable[[Sequence[Asked]], list[Got]]) -> list[Got | BackendError]:
         if self.given_up is not None:
             return [self.given_up] * len(items)
         if reason := self.refusal(*items[0].image.shape[:2]):
             return [Incompatible(f"{self.spec.label} {reason}")] * len(items)
         try:
-            return list(self._call(items).images)
+            return [*self._call(items, ask)]
         except BackendError as error:
             if len(items) == 1 and not isinstance(error, Unavailable):
                 return [error]
-        return [self._alone(item) for item in items]
+        answers: list[Got | BackendError] = []
+        for item in items:
+            answer = self._alone(item, ask)
+            answers.append(answer)
+        return answers
 
-    def _alone(self, item: Item) -> Pixels | BackendError:
+    def _alone(self, item: Asked, ask: Callable[[Sequence[Asked]], list[Got]]) -> Got | BackendError:
         if self.given_up is not None:
             return self.given_up
         try:
-            (output,) = self._call([item]).images
+            (output,) = self._call([item], ask)
         except BackendError as error:
             return error
-        return np.asarray(output)
+        return output
 
-    def _call(self, items: Sequence[Item]) -> Reply:
+    def _call(self, items: Sequence[Asked], ask: Callable[[Sequence[Asked]], list[Got]]) -> list[Got]:
         try:
-            reply = self._client().upscale(items, self.suite.scale, self.options, self.suite.deadline_s)
+            answers = ask(items)
         except BackendError as error:
             self._failed(error, len(items))
             raise
         self.failures_in_a_row = 0
-        return reply
+        return answers
 
     def _failed(self, error: BackendError, images: int) -> None:
         lost = isinstance(error, Unavailable | DeadlineExceeded)

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import harness.resize
-from backends.base import Batch, Description, Family, Progress
+from backends.base import Batch, Description, Family, FloatBatch, Gradients, Progress
 from backends.checkpoint import FOLDER, load_network, weights_file
 from backends.device import Device, Network
 from backends.gan import networks
-from backends.pixels import enlarge, to_images, to_model
+from backends.pixels import Pixels, differentiate, enlarge, to_images, to_model
 from backends.sr3 import unet
 
 
@@ -51,12 +51,19 @@ class FeedForward:
     @torch.inference_mode()
     def upscale(self, batch: Batch, _progress: Progress) -> NDArray[np.floating]:
         """See `Backend.upscale`."""
-        up = enlarge(batch.images, batch.scale).to(self.device.where)
-        low = to_model(batch.images).to(self.device.where)
+        return to_images(self._output(batch.images, batch.scale))
+
+    def gradient(self, batch: FloatBatch, _progress: Progress) -> Gradients:
+        """See `Differentiable.gradient`."""
+        return differentiate(lambda images: self._output(images, batch.scale), batch)
+
+    def _output(self, images: Pixels, scale: int) -> Tensor:
+        up = enlarge(images, scale).to(self.device.where)
+        low = to_model(images).to(self.device.where)
         with self.device.autocast():
             predicted = residual(self.network, low, up, takes_enlarged=self.takes_enlarged).float()
         self.device.synchronise()
-        return to_images(up + self.std * predicted)
+        return up + self.std * predicted
 
 
 def residual(network: Network, low: Tensor, up: Tensor, *, takes_enlarged: bool) -> Tensor:

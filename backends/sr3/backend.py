@@ -8,18 +8,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 import harness.resize
-from backends.base import Batch, Description, Option, Progress
+from backends.base import Batch, Description, FloatBatch, Gradients, Option, Progress
 from backends.checkpoint import FOLDER, load_network, weights_file
 from backends.device import Device
-from backends.pixels import enlarge, to_images
+from backends.pixels import Pixels, differentiate, enlarge, to_images
 from backends.sr3 import diffusion, unet
 from backends.sr3.diffusion import Denoiser, Formulation
 from harness.errors import one_line
+from protos.values import Value
 
 Noise = Callable[[], Tensor]
 """Draws standard normal noise, (N, 3, H, W)."""
+Options = dict[str, Value]
 SAMPLERS = ("ddim", "dpm++2m", "ancestral")
 
 
@@ -57,20 +60,38 @@ class _Faces:
     @torch.inference_mode()
     def upscale(self, batch: Batch, progress: Progress) -> NDArray[np.floating]:
         """See `Backend.upscale`."""
-        up = enlarge(batch.images, batch.scale).to(self.device.where)
+        return to_images(self._output(batch.images, batch, progress))
+
+    def gradient(self, batch: FloatBatch, progress: Progress) -> Gradients:
+        """See `Differentiable.gradient`: through all steps of the sampler, whose noise is the seed's.
+
+        One step at a time is in memory; it is computed again on the way back.
+        """
+        return differentiate(lambda images: self._output(images, batch, progress), batch)
+
+    def _output(self, images: Pixels, batch: Batch | FloatBatch, progress: Progress) -> Tensor:
+        up = enlarge(images, batch.scale).to(self.device.where)
         generators = [torch.Generator().manual_seed(seed) for seed in batch.seeds]
         noise = partial(self.device.normal, generators, up.shape[1:])
 
-        def denoise(y: Tensor, gamma: Tensor) -> Tensor:
+        def evaluate(y: Tensor, gamma: Tensor) -> Tensor:
+            if up.requires_grad:
+                progress(0, 1)  # on the way back no sampler asks whether the client is still there
             x = torch.cat([up, y], dim=1).contiguous(memory_format=torch.channels_last)
             return self.formulation.v(self.network(x, gamma).float(), y, gamma)
 
-        with self.device.autocast():
-            y0 = self._sample(denoise, noise, batch, progress)
-        self.device.synchronise()
-        return to_images(self.formulation.image(y0, up))
+        def denoise(y: Tensor, gamma: Tensor) -> Tensor:
+            if not up.requires_grad:
+                return evaluate(y, gamma)
+            v: Tensor = checkpoint(evaluate, y, gamma, use_reentrant=False, preserve_rng_state=False)
+            return v
 
-    def _sample(self, denoise: Denoiser, noise: Noise, batch: Batch, progress: Progress) -> Tensor:
+        with self.device.autocast():
+            y0 = self._sample(denoise, noise, batch.options, progress)
+        self.device.synchronise()
+        return self.formulation.image(y0, up)
+
+    def _sample(self, denoise: Denoiser, noise: Noise, options: Options, progress: Progress) -> Tensor:
         raise NotImplementedError
 
 
@@ -90,8 +111,8 @@ class SR3(_Faces):
         if "gamma" in self.metadata:
             raise ValueError(f"weights={weights}: a one-step student is no model of several steps")
 
-    def _sample(self, denoise: Denoiser, noise: Noise, batch: Batch, progress: Progress) -> Tensor:
-        steps, sampler = int(batch.options["steps"]), str(batch.options["sampler"])
+    def _sample(self, denoise: Denoiser, noise: Noise, options: Options, progress: Progress) -> Tensor:
+        steps, sampler = int(options["steps"]), str(options["sampler"])
         levels = diffusion.gammas(steps, self.formulation.first)
 
         def on_step(done: int) -> None:
@@ -111,7 +132,7 @@ class SR3Fast(_Faces):
         super().__init__("sr3-fast-16-64", (), **settings)
         self.gamma = float(self.metadata["gamma"])
 
-    def _sample(self, denoise: Denoiser, noise: Noise, _batch: Batch, _progress: Progress) -> Tensor:
+    def _sample(self, denoise: Denoiser, noise: Noise, _options: Options, _progress: Progress) -> Tensor:
         return diffusion.one_step(denoise, noise(), self.gamma)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from backends.base import Batch, Cancelled
+from backends.base import Batch, Cancelled, FloatBatch
 from backends.checkpoint import MAX_BYTES, load_network
 from backends.interpolation import Bicubic
 from backends.pixels import enlarge
@@ -434,6 +434,43 @@ def test_progress_counts_network_evaluations(model: SR3) -> None:
     calls: list[tuple[int, int]] = []
     model.upscale(request(noise_images(1), steps=2), lambda done, total: calls.append((done, total)))
     assert calls == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_gradient_goes_through_all_steps(model: SR3, sampler: str) -> None:
+    """With its steps computed again on the way back it is that of the plain computation with everything kept."""
+    asked = differentiated(model, steps=3, sampler=sampler)
+    outputs, gradients = model.gradient(asked, ignore)
+    images = torch.from_numpy(asked.images).requires_grad_()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("backends.sr3.backend.checkpoint", lambda evaluate, *rest, **_how: evaluate(*rest))
+        output = 127.5 * (model._output(images, asked, ignore) + 1).permute(0, 2, 3, 1)
+    (expected,) = torch.autograd.grad(output, images, torch.from_numpy(np.asarray(asked.cotangents)))
+    np.testing.assert_allclose(outputs, output.detach(), atol=1e-3)
+    np.testing.assert_allclose(np.asarray(gradients), expected, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_a_client_that_leaves_ends_the_way_back(model: SR3) -> None:
+    """While the gradient is computed backwards, each step asks whether the client is still there."""
+    calls: list[int] = []
+
+    def leave(_done: int, _total: int) -> None:
+        calls.append(1)
+        if len(calls) == 8:  # three steps forward ask twice each
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        model.gradient(differentiated(model, steps=3), leave)
+    assert len(calls) == 8
+
+
+def differentiated(model: SR3, **options: Value) -> FloatBatch:
+    """Two faces of noise at which to differentiate."""
+    rng = np.random.default_rng(1)
+    images = rng.uniform(0, 255, (2, 16, 16, 3)).astype(np.float32)
+    weights = rng.standard_normal((2, 64, 64, 3)).astype(np.float32)
+    defaults = {option.name: option.default for option in model.description.options}
+    return FloatBatch(images, weights, 4, ("a", "b"), (3, 4), defaults | options)
 
 
 def test_every_size_that_the_description_allows_passes(model: SR3) -> None:

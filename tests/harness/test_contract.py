@@ -33,6 +33,7 @@ MESSAGE = "takes messages as large as it lists"
 BATCH = "keeps the batch rule"
 SEEDS = "is as deterministic as it says"
 STREAM = "streams as it says"
+DERIVATIVE = "differentiates as it says"
 REFUSALS = "refuses bad requests with field violations"
 ID = "answers the image, whatever its id"
 PIXELS = "answers a change of any pixel"
@@ -352,7 +353,7 @@ def test_a_contradiction_is_named(
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
-        ("by_id", {ID}),
+        ("by_id", {ID, DERIVATIVE}),
         ("cache_id", {ID, PIXELS}),
         ("cache_part", {PIXELS}),
         ("cache", {REPEATED}),
@@ -360,8 +361,11 @@ def test_a_contradiction_is_named(
         ("drift", {LATER}),
         ("stuck", {CANCEL}),
         ("stale", {CANCEL}),
-        ("flat", {PICTURE, ID, PIXELS}),
-        ("bgr", {PICTURE}),
+        ("flat", {PICTURE, ID, PIXELS, DERIVATIVE}),
+        ("bgr", {PICTURE, DERIVATIVE}),
+        ("other_gradient", {DERIVATIVE}),
+        ("steep_gradient", {DERIVATIVE}),
+        ("other_output", {DERIVATIVE}),
     ],
 )
 def test_a_cheat_is_caught_by_name(serve: Callable[[str], Client], fault: str, expected: set[str]) -> None:

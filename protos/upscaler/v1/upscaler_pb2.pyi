@@ -25,6 +25,7 @@ class Capability(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CAPABILITY_UNSPECIFIED: _ClassVar[Capability]
     CAPABILITY_STREAM: _ClassVar[Capability]
     CAPABILITY_PROGRESS: _ClassVar[Capability]
+    CAPABILITY_GRADIENT: _ClassVar[Capability]
 FAMILY_UNSPECIFIED: Family
 FAMILY_INTERPOLATION: Family
 FAMILY_REGRESSION: Family
@@ -35,6 +36,7 @@ FAMILY_OTHER: Family
 CAPABILITY_UNSPECIFIED: Capability
 CAPABILITY_STREAM: Capability
 CAPABILITY_PROGRESS: Capability
+CAPABILITY_GRADIENT: Capability
 
 class DescribeRequest(_message.Message):
     __slots__ = ()
@@ -206,3 +208,68 @@ class Progress(_message.Message):
     done: int
     total: int
     def __init__(self, done: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
+
+class GradientInput(_message.Message):
+    __slots__ = ("id", "height", "width", "data", "seed", "class_index", "conditioning_level", "cotangent")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    CLASS_INDEX_FIELD_NUMBER: _ClassVar[int]
+    CONDITIONING_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    COTANGENT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    height: int
+    width: int
+    data: bytes
+    seed: int
+    class_index: int
+    conditioning_level: float
+    cotangent: bytes
+    def __init__(self, id: _Optional[str] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., data: _Optional[bytes] = ..., seed: _Optional[int] = ..., class_index: _Optional[int] = ..., conditioning_level: _Optional[float] = ..., cotangent: _Optional[bytes] = ...) -> None: ...
+
+class GradientOutput(_message.Message):
+    __slots__ = ("id", "height", "width", "data", "gradient")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    height: int
+    width: int
+    data: bytes
+    gradient: bytes
+    def __init__(self, id: _Optional[str] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., data: _Optional[bytes] = ..., gradient: _Optional[bytes] = ...) -> None: ...
+
+class GradientRequest(_message.Message):
+    __slots__ = ("images", "scale", "options")
+    class OptionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: OptionValue
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[OptionValue, _Mapping]] = ...) -> None: ...
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    images: _containers.RepeatedCompositeFieldContainer[GradientInput]
+    scale: int
+    options: _containers.MessageMap[str, OptionValue]
+    def __init__(self, images: _Optional[_Iterable[_Union[GradientInput, _Mapping]]] = ..., scale: _Optional[int] = ..., options: _Optional[_Mapping[str, OptionValue]] = ...) -> None: ...
+
+class GradientResponse(_message.Message):
+    __slots__ = ("images", "digest", "queue_time", "compute_time", "peak_device_memory")
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_TIME_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_TIME_FIELD_NUMBER: _ClassVar[int]
+    PEAK_DEVICE_MEMORY_FIELD_NUMBER: _ClassVar[int]
+    images: _containers.RepeatedCompositeFieldContainer[GradientOutput]
+    digest: str
+    queue_time: _duration_pb2.Duration
+    compute_time: _duration_pb2.Duration
+    peak_device_memory: int
+    def __init__(self, images: _Optional[_Iterable[_Union[GradientOutput, _Mapping]]] = ..., digest: _Optional[str] = ..., queue_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., compute_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., peak_device_memory: _Optional[int] = ...) -> None: ...

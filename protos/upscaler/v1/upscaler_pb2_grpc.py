@@ -50,6 +50,11 @@ class UpscalerServiceStub:
                 request_serializer=protos_dot_upscaler_dot_v1_dot_upscaler__pb2.UpscaleStreamRequest.SerializeToString,
                 response_deserializer=protos_dot_upscaler_dot_v1_dot_upscaler__pb2.UpscaleStreamResponse.FromString,
                 _registered_method=True)
+        self.Gradient = channel.unary_unary(
+                '/upscaler.v1.UpscalerService/Gradient',
+                request_serializer=protos_dot_upscaler_dot_v1_dot_upscaler__pb2.GradientRequest.SerializeToString,
+                response_deserializer=protos_dot_upscaler_dot_v1_dot_upscaler__pb2.GradientResponse.FromString,
+                _registered_method=True)
 
 
 class UpscalerServiceServicer:
@@ -82,6 +87,17 @@ class UpscalerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Gradient(self, request, context):
+        """The output before clipping and rounding, and its derivative: what attributions and attacks are made of.
+        Optional; `capabilities` says whether it is there. Clipped and rounded, half up, an output is that of Upscale for
+        the same image, seed and options, by the rule for an image in a batch. A gradient is the exact derivative of the
+        output as computed, the seed's randomness held fixed.
+        Errors: as of Upscale; UNIMPLEMENTED where it is not there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UpscalerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -99,6 +115,11 @@ def add_UpscalerServiceServicer_to_server(servicer, server):
                     servicer.UpscaleStream,
                     request_deserializer=protos_dot_upscaler_dot_v1_dot_upscaler__pb2.UpscaleStreamRequest.FromString,
                     response_serializer=protos_dot_upscaler_dot_v1_dot_upscaler__pb2.UpscaleStreamResponse.SerializeToString,
+            ),
+            'Gradient': grpc.unary_unary_rpc_method_handler(
+                    servicer.Gradient,
+                    request_deserializer=protos_dot_upscaler_dot_v1_dot_upscaler__pb2.GradientRequest.FromString,
+                    response_serializer=protos_dot_upscaler_dot_v1_dot_upscaler__pb2.GradientResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -183,6 +204,33 @@ class UpscalerService:
             '/upscaler.v1.UpscalerService/UpscaleStream',
             protos_dot_upscaler_dot_v1_dot_upscaler__pb2.UpscaleStreamRequest.SerializeToString,
             protos_dot_upscaler_dot_v1_dot_upscaler__pb2.UpscaleStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Gradient(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/upscaler.v1.UpscalerService/Gradient',
+            protos_dot_upscaler_dot_v1_dot_upscaler__pb2.GradientRequest.SerializeToString,
+            protos_dot_upscaler_dot_v1_dot_upscaler__pb2.GradientResponse.FromString,
             options,
             channel_credentials,
             insecure,
