@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness import robustness
+from harness import explanations, robustness
 from harness.datasets import UNKNOWN
 from harness.diversity import DIVERSITY
 from harness.fairness import groups as fairness
@@ -80,6 +80,11 @@ COLUMNS = {
     "untimed": "backend output_px stage status reason",
     "worst": "backend metric rank image value input output target",
     "samples": "image backend input output target",
+    "explanations": "backend map n deletion deletion_low deletion_high random_deletion edge_deletion insertion "
+    "insertion_low insertion_high random_insertion edge_insertion over_random over_random_low over_random_high "
+    "p_random over_edge over_edge_low over_edge_high p_edge verdict",
+    "diffusion_index": "backend attribute group n mean low high status",
+    "maps": "image backend map output picture",
     "failures": "backend condition kind message n",
     "diversity": "backend samples n mean low high note",
     "sets": "backend metric n value low high note",
@@ -121,6 +126,7 @@ def tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
     rows = {
         **robustness.tables(scores),
         **readings.tables(scores),
+        **explanations.tables(scores),
         "hallucination": list(hallucination_rows(scores)),
         "hallucinated": list(example_rows(scores)),
         "preservation": list(preservation_rows(scores)),
@@ -322,7 +328,9 @@ def _chosen(scores: Scores) -> list[str]:
 
 def failures(scores: Scores) -> pd.DataFrame:
     """What failed, by backend, condition and kind, with one of the messages; unusable images under backend ""."""
-    failed = scores.rows[scores.rows["metric"].isin(("output", "timed")) & (scores.rows["error"] != "")]
+    failed = scores.rows[
+        scores.rows["metric"].isin(("output", "timed", explanations.METRIC)) & (scores.rows["error"] != "")
+    ]
     counts: dict[tuple[str, str, str], list[str]] = {}
     for row in failed.to_dict("records"):
         kind, _, message = str(row["error"]).partition(": ")

@@ -23,6 +23,7 @@ TABLES = {name: columns.split() for name, columns in COLUMNS.items() if "backend
 ACCEPTABLE = {
     "differences": ["better", "worse", "tie", "higher", "lower"],
     "contrasts": ["better", "worse", "higher", "lower", "not separated"],
+    "explanations": ["faithful", "not faithful"],
     "gaps": ["no disparity beyond the margin", "inconclusive", "disparity"],
 }
 """The verdicts that a gate may ask for; "insufficient" and "not measured" are none that could pass."""

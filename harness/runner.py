@@ -22,6 +22,7 @@ from harness.datasets import Dataset, dataset_hash, limit, open_dataset
 from harness.degrade import make_input, sample_seed
 from harness.diversity import measure_diversity
 from harness.errors import BackendError, ConfigError, one_line
+from harness.explainer import Explainer
 from harness.fairness.readings import describe_instruments, measure_readings
 from harness.hallucination import measure_hallucination
 from harness.hallucination_maps import draw_maps
@@ -148,6 +149,7 @@ class Run:
             self._write_record("running")
             for backend in self.backends:
                 self._generate(backend)
+                self._explain(backend)
                 self._time(backend)
                 self._note(backend)
             for part in earlier:  # only now: their cases have been tried again
@@ -214,6 +216,17 @@ class Run:
                     self.progress.advance(task, len(images))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _explain(self, backend: Replicas) -> None:
+        """Store the maps of attribution that are missing, and a row for each failure."""
+        part = self.suite.explanations
+        if part is None:
+            return
+        chosen = {record.id for record in limit(self.dataset, part.images, self.suite.seed).records}
+        images = self.images[self.images["image"].isin(chosen)]
+        common = self._identity(backend) | {"condition": CLEAN.name, "scale": self.suite.scale}
+        for failure in Explainer(self.folder, self.suite, part, backend, images).run(self.progress):
+            self.folder.append([common | self.labels[failure["image"]] | failure], "failed")
 
     def _usable(self, step: Step) -> list[str]:
         return [i for i in step.images if i in self.sizes and self.folder.input(step.condition.folder, i).exists()]

@@ -28,6 +28,8 @@ PREDICTIONS = "predictions"
 """An instrument whose readings are in a file: `predictions:FILE`."""
 CONSISTENCY = ("lr_mse", "lr_psnr")
 """The metrics that compare an output with its input alone, whatever became of the input."""
+MOST_BLOCKS = 1024
+"""Most blocks of an input that occlusion and CEM take away one after the other: each costs an output or more."""
 IDENTITY = "identity"
 """What the embeddings of faces are called among the readings."""
 
@@ -274,6 +276,27 @@ class Fairness(Strict):
     claims: tuple[Claim, ...] = ()
 
 
+class Explanations(Strict):
+    """Maps of what an output comes from, for so many images, and whether they are faithful.
+
+    `steps` are those of LAM's path. `block`, in pixels a side of the output, is what occlusion and CEM take away from
+    the input; CEM puts `coarse` patches of other images there, and `fine` more where it matters.
+    """
+
+    images: int = Field(ge=2)
+    maps: tuple[Literal["lam", "occlusion", "cem"], ...] = Field(default=("lam", "occlusion", "cem"), min_length=1)
+    steps: int = Field(default=50, ge=1, le=1000)
+    block: int = Field(default=8, ge=1)
+    coarse: int = Field(default=1, ge=1, le=100)
+    fine: int = Field(default=1, ge=0, le=100)
+
+    @field_validator("maps")
+    @classmethod
+    def _once(cls, maps: tuple[str, ...]) -> tuple[str, ...]:
+        check_names(maps, list(maps), "map")
+        return maps
+
+
 class Suite(Strict):
     """What to measure: either `low` and `high`, the sides of input and output in pixels, or `photos`.
 
@@ -305,6 +328,7 @@ class Suite(Strict):
     fairness: Fairness | None = None
     hallucination: Hallucination | None = None
     uncertainty: Uncertainty | None = None
+    explanations: Explanations | None = None
 
     _metrics = field_validator("metrics")(_known_metrics)
 
@@ -393,6 +417,21 @@ class Suite(Strict):
         high = info.data.get("high", LPIPS_MINIMUM)
         if isinstance(part, Hallucination) and "lpips" in part.distances and high < LPIPS_MINIMUM:
             raise ValueError(f"lpips needs images of {LPIPS_MINIMUM} or more pixels a side; high is {high}")
+        return part
+
+    @field_validator("explanations")
+    @classmethod
+    def _explainable(cls, part: Explanations | None, info: Any) -> Explanations | None:  # noqa: ANN401 - as above
+        if part and info.data.get("photos"):
+            raise ValueError("maps of photos of different sizes cannot be compared; take it out, or give low and high")
+        low, high = info.data.get("low") or 1, info.data.get("high", MIN_SET_SIDE)
+        if part and high < MIN_SET_SIDE:
+            raise ValueError(
+                f"a window of outputs of {MIN_SET_SIDE} or more pixels a side is explained; high is {high}"
+            )
+        count = (low // max(1, part.block * low // high)) ** 2 if part else 0
+        if count > MOST_BLOCKS:
+            raise ValueError(f"block: {count} blocks an image are more than {MOST_BLOCKS}; make them larger")
         return part
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from reports import explanations
 from reports.charts import charts
 from reports.findings import NOT_PASSED, findings
 from reports.load import Run
@@ -69,6 +70,8 @@ def _render(run: Run, drawn: dict[str, Markup], album: Album) -> str:
             not_passed=NOT_PASSED,
             sample_labels=_sample_labels(run),
             samples=_samples(run, album),
+            maps=explanations.pictures(run, album),
+            map_labels=[label for label in run.labels if label in set(run.table("maps")["backend"])],
             worst=_worst(run, album),
             hallucinated=_hallucinated(run, album),
             album=album,

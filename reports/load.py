@@ -22,6 +22,7 @@ LIST_LIMIT = 1000
 
 NO_FACES = "the suite asks for no instruments that look at faces"
 CLEAN_ONLY = "the suite corrupts no inputs, or those cases have not run"
+NO_MAPS = "the suite asks for no explanations, or they have not run"
 ABSENT: dict[str, str] = {
     "summary": "no case was scored",
     "differences": "no backend was scored on the same images as the baseline",
@@ -58,6 +59,9 @@ ABSENT: dict[str, str] = {
     "untimed": "what was left out of the timed passes is not listed",
     "worst": "no case was scored",
     "samples": "no sample pictures were kept",
+    "explanations": NO_MAPS,
+    "diffusion_index": f"{NO_MAPS}, or not LAM",
+    "maps": NO_MAPS,
     "failures": "failures were not counted",
     "diversity": "the suite asks for no diversity, or it has not run",
     "sets": "the suite lists no measures of sets, or they have not run",

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from harness.score import BASELINE
-from reports import fairness, hallucination, robustness
+from reports import explanations, fairness, hallucination, robustness
 from reports.findings import DISTORTION, ranks
 from reports.load import Run
 from reports.numbers import NOTHING, Format, count, duration, fit, multiple, names, significant, times
@@ -43,6 +43,7 @@ def sections(run: Run) -> list[Section]:
         robustness.section,
         fairness.section,
         hallucination.section,
+        explanations.section,
         _worst,
         _failures,
         _tested,

@@ -120,6 +120,9 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
         "untimed": _untimed(),
         "worst": _worst(folder),
         "samples": _samples(folder),
+        "explanations": _explanations(),
+        "diffusion_index": _diffusion_index(),
+        "maps": _maps(folder),
         "failures": _failures(),
         "diversity": _diversity(),
         "sets": _sets(),
@@ -461,6 +464,42 @@ def _uncertainty() -> Iterator[dict[str, Any]]:
     single = dict.fromkeys(held, float("nan")) | {"calibration": 0, "n": 0, "verdict": "not measured"}
     about = {"backend": "realesrgan", "band": "spread", "attribute": "all", "group": "all"}
     yield about | single | {"note": "not available: one output for all seeds"}
+
+
+def _explanations() -> Iterator[dict[str, Any]]:
+    words = {"lam": "not faithful", "cem": "faithful"}
+    for backend in ("bicubic", *COMPARED):
+        for name, word in words.items():
+            run = (backend, name) != ("realesrgan", "lam")
+            figures = {"deletion": 0.12, "insertion": 0.86, "over_random": 1.4, "over_edge": 0.21}
+            rivals = {f"{r}_{a}": 0.3 for r in ("random", "edge") for a in ("deletion", "insertion")}
+            known = {**rivals, **{key: v for k, v in figures.items() for key, v in _with_interval(k, v).items()}}
+            known |= {"p_random": 0.0002, "p_edge": 0.0004 if word == "faithful" else 0.31}
+            yield (
+                {"backend": backend, "map": name, "n": 32 if run else 0}
+                | {key: value if run else float("nan") for key, value in known.items()}
+                | {"verdict": word if run else "not run: no Gradient"}
+            )
+
+
+def _with_interval(name: str, value: float) -> dict[str, float]:
+    return {name: value, f"{name}_low": value - 0.02, f"{name}_high": value + 0.02}
+
+
+def _diffusion_index() -> Iterator[dict[str, Any]]:
+    nan = float("nan")
+    for backend, mean in {"bicubic": 4.2, "sr3": 21.5}.items():
+        who = {"backend": backend, "attribute": "all", "group": "all", "n": 32, "status": "ok"}
+        yield who | {"mean": mean, "low": mean - 0.5, "high": mean + 0.5}
+        who |= {"attribute": "race", "group": "Black", "n": 8, "status": "insufficient"}
+        yield who | {"mean": nan, "low": nan, "high": nan}
+
+
+def _maps(folder: Path) -> Iterator[dict[str, Any]]:
+    for i in range(2):
+        for backend in ("bicubic", *COMPARED):
+            paths = {part: _png(folder, f"map-{i}-{backend}-{part}", 64, i) for part in ("output", "picture")}
+            yield {"image": f"face_{i:04d}", "backend": backend, "map": "cem"} | paths
 
 
 def _failures() -> Iterator[dict[str, Any]]:
