@@ -119,28 +119,14 @@ def run(  # noqa: PLR0913, PLR0917 - the options of the command
 def score(run_folder: RunArgument) -> None:
     """Score the stored outputs of a run again and derive its tables, without any backend."""
     with one_line_errors():
-        from harness.changes import measure_changes
-        from harness.diversity import measure_diversity
-        from harness.fairness.readings import measure_readings
-        from harness.hallucination import measure_hallucination
-        from harness.hallucination_maps import draw_maps
+        from harness.measure import measure
         from harness.runner import new_progress
-        from harness.score import score_run
-        from harness.set_measures import measure_sets
         from harness.store import open_run
-        from harness.uncertainty import measure_uncertainty
 
         folder = open_run(run_folder)
         with folder.locked():
             with new_progress() as progress:
-                score_run(folder, progress)
-                measure_diversity(folder, progress)
-                measure_changes(folder, progress)
-                measure_sets(folder, progress)
-                measure_readings(folder, progress)
-                measure_hallucination(folder, progress)
-                measure_uncertainty(folder, progress)
-                draw_maps(folder)
+                measure(folder, progress)
             failed = _finish(folder)
     raise typer.Exit(int(failed))
 

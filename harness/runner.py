@@ -15,31 +15,27 @@ from typing import Any
 import pandas as pd
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from harness.changes import measure_changes
 from harness.client import Item
 from harness.credentials import Credentials, load_credentials
 from harness.datasets import Dataset, dataset_hash, limit, open_dataset
 from harness.degrade import make_input, sample_seed
-from harness.diversity import measure_diversity
 from harness.errors import BackendError, ConfigError, one_line
 from harness.explainer import Explainer
-from harness.fairness.readings import describe_instruments, measure_readings
-from harness.hallucination import measure_hallucination
-from harness.hallucination_maps import draw_maps
+from harness.fairness.readings import describe_instruments
 from harness.images import centre_square, load
+from harness.measure import measure
 from harness.metrics import preflight
 from harness.plan import CLEAN, BackendSpec, Job, Step, parse_backend, plan
 from harness.prepare import prepare
 from harness.record import continued, input_sizes, new_record, now, usual_size
 from harness.replicas import Replicas
-from harness.score import BASELINE, CONTROL, identity, image_labels, output_path, score_run
+from harness.score import BASELINE, CONTROL, identity, image_labels, output_path
 from harness.session import refused
-from harness.set_measures import describe, measure_sets
+from harness.set_measures import describe
 from harness.speed import Bench
 from harness.store import Row, RunFolder, equal_sizes, png_size
 from harness.suite import Suite
 from harness.timing import drop_disturbed
-from harness.uncertainty import measure_uncertainty
 
 REQUEST_PIXELS = 2**23
 """Most output pixels of a request of several images: 24 MiB, which any backend may answer in one message."""
@@ -154,14 +150,7 @@ class Run:
                 self._note(backend)
             for part in earlier:  # only now: their cases have been tried again
                 part.unlink(missing_ok=True)
-            score_run(self.folder, self.progress)
-            measure_diversity(self.folder, self.progress)
-            measure_changes(self.folder, self.progress)
-            measure_sets(self.folder, self.progress)
-            measure_readings(self.folder, self.progress)
-            measure_hallucination(self.folder, self.progress)
-            measure_uncertainty(self.folder, self.progress)
-            draw_maps(self.folder)
+            measure(self.folder, self.progress)
         except BaseException as error:
             self._write_record("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise

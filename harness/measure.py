@@ -1,0 +1,35 @@
+"""Everything that is measured on the stored outputs of a run, in order: no backend is needed."""
+
+from rich.progress import Progress
+
+from harness.changes import measure_changes
+from harness.diversity import measure_diversity
+from harness.fairness.readings import measure_readings
+from harness.hallucination import measure_hallucination
+from harness.hallucination_maps import draw_maps
+from harness.score import score_run
+from harness.set_measures import measure_sets
+from harness.store import RunFolder
+from harness.uncertainty import measure_uncertainty
+
+STAGES = (
+    score_run,
+    measure_diversity,
+    measure_changes,
+    measure_sets,
+    measure_readings,
+    measure_hallucination,
+    measure_uncertainty,
+)
+"""Each appends the rows that are not there yet."""
+
+
+def measure(folder: RunFolder, progress: Progress) -> None:
+    """Bring the rows and the maps of a run up to its stored outputs.
+
+    Raises:
+        HarnessError: what is stored, or an instrument, is not this version's, or a network is missing.
+    """
+    for stage in STAGES:
+        stage(folder, progress)
+    draw_maps(folder)
