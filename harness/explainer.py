@@ -1,10 +1,11 @@
 """The stage of a run that explains outputs: makes the maps of attribution and tries how faithful they are."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,15 +16,15 @@ from harness.attribution import (
     SIDE,
     Case,
     Float,
-    Gradient,
     Interventions,
     Pixels,
+    Single,
     Window,
     cem,
     lam,
     occlusion,
 )
-from harness.client import Item
+from harness.client import FloatItem, Item
 from harness.errors import BackendError
 from harness.explanations import METRIC, RIVALS, explanation_path, reason_not_run
 from harness.faithfulness import areas
@@ -35,17 +36,22 @@ from harness.score import stored_outputs
 from harness.store import Row, RunFolder, write_atomic
 from harness.suite import Explanations, Suite
 
+Asked = TypeVar("Asked", Item, FloatItem)
+Got = TypeVar("Got")
+
+REQUEST_PIXELS = 2**21
+"""Most output pixels of a request of several images: 24 MiB as floats, which is well within a message."""
 HELPS, HURTS = (255, 140, 0), (0, 120, 255)
 """Colours of what is positive in a map, and of what is negative."""
 
 
 @dataclass(frozen=True)
 class Live:
-    """An upscaler that answers for one image under its seed."""
+    """An upscaler that answers for one case under its seed; `image` names it."""
 
     backend: Replicas
     image: str
-    seed: int
+    case: Case
 
     def upscale(self, images: Pixels) -> Pixels:
         """See `harness.attribution.Upscale`.
@@ -53,21 +59,35 @@ class Live:
         Raises:
             BackendError: an output did not come.
         """
-        items = [Item(f"{self.image}/{number}", image, self.seed) for number, image in enumerate(images)]
-        size = self.backend.batch
+        items = [Item(self._id(n), image, self.case.seed) for n, image in enumerate(images)]
+        return np.stack(self._answers(items, self.backend.upscale))
+
+    def gradient(self, images: Single, cotangents: Single | None, seeds: Sequence[int]) -> tuple[Single, Single | None]:
+        """See `harness.attribution.Gradient`.
+
+        Raises:
+            BackendError: an output or a gradient did not come.
+        """
+        weights: Sequence[Single | None] = [None] * len(images) if cotangents is None else [*cotangents]
+        asked = enumerate(zip(images, seeds, weights, strict=True))
+        items = [FloatItem(self._id(n), image, seed, weight) for n, (image, seed, weight) in asked]
+        answers = self._answers(items, self.backend.gradient)
+        gradients = [answer.gradient for answer in answers if answer.gradient is not None]
+        return np.stack([answer.output for answer in answers]), np.stack(gradients) if gradients else None
+
+    def _id(self, number: int) -> str:
+        return f"{self.image}/{number}"
+
+    def _answers(self, items: Sequence[Asked], ask: Callable[[Sequence[Asked]], list[Got | BackendError]]) -> list[Got]:
+        size = min(self.backend.batch, max(1, REQUEST_PIXELS // self.case.output[..., 0].size))
         batches = (items[start : start + size] for start in range(0, len(items), size))
-        return np.stack([_sound(output) for batch in batches for output in self.backend.upscale(batch)])
-
-    @property
-    def gradient(self) -> Gradient:
-        """See `harness.attribution.Gradient`."""
-        raise NotImplementedError
+        return [_sound(answer) for batch in batches for answer in ask(batch)]
 
 
-def _sound(output: Pixels | BackendError) -> Pixels:
-    if isinstance(output, BackendError):
-        raise output
-    return output
+def _sound(answer: Got | BackendError) -> Got:
+    if isinstance(answer, BackendError):
+        raise answer
+    return answer
 
 
 @dataclass(frozen=True)
@@ -94,7 +114,7 @@ class Explainer:
             case = self._case(image, output)
             for name, file in missing.items():
                 try:
-                    self._store(Live(self.backend, image, case.seed), case, name, file)
+                    self._store(Live(self.backend, image, case), name, file)
                 except BackendError as error:
                     text = f"{type(error).__name__}: {error}"
                     yield {"image": image, "stage": name, "metric": METRIC, "error": text}
@@ -104,8 +124,8 @@ class Explainer:
         seed = int(self.images.loc[self.images["image"] == image, "seed"].iloc[0])
         return Case(self._inputs[image], load(output), load(self.folder.target(image)), seed)
 
-    def _store(self, live: Live, case: Case, name: str, file: Path) -> None:
-        attribution = self._map(live, case, name)
+    def _store(self, live: Live, name: str, file: Path) -> None:
+        case, attribution = live.case, self._map(live, name)
         found = areas(live.upscale, case, attribution)
         buffer = io.BytesIO()
         if name not in RIVALS:
@@ -113,7 +133,8 @@ class Explainer:
         np.savez(buffer, map=attribution.astype(np.float32), deletion=found.deletion, insertion=found.insertion)
         write_atomic(file, buffer.getvalue())
 
-    def _map(self, live: Live, case: Case, name: str) -> Float:
+    def _map(self, live: Live, name: str) -> Float:
+        case = live.case
         side = max(1, self.settings.block // self.suite.scale)
         if name == "lam":
             return lam(live.gradient, case, self.settings.steps)

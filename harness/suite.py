@@ -288,7 +288,7 @@ class Explanations(Strict):
     steps: int = Field(default=50, ge=1, le=1000)
     block: int = Field(default=8, ge=1)
     coarse: int = Field(default=1, ge=1, le=100)
-    fine: int = Field(default=1, ge=0, le=100)
+    fine: int = Field(default=0, ge=0, le=100)
 
     @field_validator("maps")
     @classmethod

@@ -1,12 +1,14 @@
 """Attribution maps: LAM against the kernel and against autograd, black-box maps on a planted upscaler, Gini."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from backends.gan.backend import srgan
 from harness.attribution import (
     BLUR_RADIUS,
     BLUR_SIGMA,
@@ -26,6 +28,7 @@ from harness.attribution import (
     lam,
     occlusion,
 )
+from harness.client import Client, FloatItem
 from harness.resize import resize, resize_matrix, to_uint8
 
 SCALE = 4
@@ -86,9 +89,11 @@ def gradient_of(model: nn.Module) -> Gradient:
     return gradient
 
 
-def direct(model: nn.Module, case: Case, steps: int) -> Tensor:
-    """Integrated gradients by autograd alone: of the path itself, step by step, in double precision."""
-    model = model.double()
+def direct(enlarge: Callable[[Tensor], Tensor], case: Case, steps: int) -> NDArray[np.float64]:
+    """Integrated gradients by autograd alone, through network and objective, one step of the path after the other.
+
+    `enlarge` takes and gives (3, H, W) on the 0..255 scale.
+    """
     total = torch.zeros(3, *case.image.shape[:2], dtype=torch.float64)
     top, left = case.window.top, case.window.left
     for step in range(steps):
@@ -96,12 +101,12 @@ def direct(model: nn.Module, case: Case, steps: int) -> Tensor:
         images = (torch.from_numpy(blurred(case.image, sigma, BLUR_RADIUS)) for sigma in sigmas)
         before, middle, after = (image.permute(2, 0, 1) for image in images)
         x = middle.clone().requires_grad_()
-        y = model(x[None] / 255)[0] * 255
+        y = enlarge(x)
         down, right = y[:, 1:, :-1] - y[:, :-1, :-1], y[:, :-1, 1:] - y[:, :-1, :-1]
         objective = (down**2 + right**2 + FLAT).sqrt()[:, top : top + SIDE, left : left + SIDE].sum()
         (slope,) = torch.autograd.grad(objective, x)
         total += slope * (after - before)
-    found = total.sum(dim=0).abs()
+    found = total.sum(dim=0).abs().numpy()
     return found / found.max()
 
 
@@ -110,7 +115,26 @@ def test_lam_equals_integrated_gradients() -> None:
     model, case = network(), case_of(picture(2))
     attribution = lam(gradient_of(model), case, 50)
     assert attribution.max() == 1
-    np.testing.assert_allclose(attribution, direct(model, case, 50).numpy(), atol=1e-4)
+    model.double()
+    expected = direct(lambda x: model(x[None] / 255)[0] * 255, case, 50)
+    np.testing.assert_allclose(attribution, expected, atol=1e-4)
+
+
+def test_lam_through_the_wire_equals_integrated_gradients(serve: Callable[[str], Client]) -> None:
+    """The map of SRGAN behind a server is, to 1e-4, that of its network in this process by autograd alone."""
+    case, client, model = case_of(picture(3)), serve("srgan"), srgan()
+
+    def gradient(images: Single, cotangents: Single | None, seeds: Sequence[int]) -> tuple[Single, Single | None]:
+        weights = [None] * len(images) if cotangents is None else [*cotangents]
+        asked = enumerate(zip(images, seeds, weights, strict=True))
+        answers = client.gradient([FloatItem(str(n), *what) for n, what in asked], SCALE, {}, 60)
+        slopes = None if cotangents is None else np.stack([np.asarray(answer.gradient) for answer in answers])
+        return np.stack([answer.output for answer in answers]), slopes
+
+    def enlarge(x: Tensor) -> Tensor:
+        return (model._output(x.permute(1, 2, 0)[None], SCALE)[0] + 1) * 127.5
+
+    np.testing.assert_allclose(lam(gradient, case, 10), direct(enlarge, case, 10), atol=1e-4)
 
 
 def test_the_index_is_known_for_known_maps() -> None:

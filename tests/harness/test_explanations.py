@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from backends.server import UpscalerServicer, start
 from harness.attribution import Window
 from harness.errors import ConfigError, StoreError
 from harness.explainer import overlay
@@ -17,6 +18,7 @@ from harness.judge import judge
 from harness.policy import Policy
 from harness.store import RunFolder
 from harness.suite import parse_suite
+from tests.harness.test_contract import Model
 
 SuiteFile = Callable[..., Path]
 
@@ -32,22 +34,35 @@ def table(output: Path, name: str) -> pd.DataFrame:
     return pd.read_parquet(output / "tables" / f"{name}.parquet")
 
 
-def test_a_run_explains_and_makes_no_map_twice(suite_file: SuiteFile, photos: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def plain() -> Iterator[str]:
+    """The address of a server without Gradient that repeats pixels."""
+    server, _, port = start(UpscalerServicer(Model()), "127.0.0.1:0")
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+def test_a_run_explains_and_makes_no_map_twice(suite_file: SuiteFile, photos: Path, tmp_path: Path, plain: str) -> None:
     """Every map is stored and judged; the same command makes a lost one again and touches no other.
 
-    Bicubic looks at the window's own pixels and nowhere else, so its maps beat both rivals; a backend without Gradient
-    has no LAM and says so.
+    Both backends look at the window's own pixels and nowhere else, so that their maps beat both rivals; the one without
+    Gradient has no LAM and says so. The diffusion index of all images has its interval, small groups have none.
     """
     suite, output = suite_file(explanations="{images: 32}"), tmp_path / "run"
-    command = ["run", suite, "--dataset", f"folder:{photos}", "--output", output, "--backend", "nearest"]
+    command = ["run", suite, "--dataset", f"folder:{photos}", "--output", output, "--backend", f"plain@{plain}"]
     first = run_harness(*command)
     assert first.returncode == 0, first.stdout + first.stderr
     verdicts = table(output, "explanations").set_index(["backend", "map"])["verdict"].to_dict()
     assert verdicts == {
         **{("bicubic", name): "faithful" for name in ("lam", "occlusion", "cem")},
-        **{("nearest", name): "faithful" for name in ("occlusion", "cem")},
-        ("nearest", "lam"): "not run: no Gradient",
+        **{("plain", name): "faithful" for name in ("occlusion", "cem")},
+        ("plain", "lam"): "not run: no Gradient",
     }
+    index = table(output, "diffusion_index").set_index(["backend", "attribute", "group"])
+    everybody, groups = index.loc["bicubic", "all", "all"], index.drop(index="all", level="attribute")
+    assert everybody["n"] == 32
+    assert 0 < everybody["low"] < everybody["mean"] < everybody["high"] < 100
+    assert set(groups["status"]) == {"insufficient"}
     made = {path: path.stat().st_mtime_ns for path in output.glob("explanations/*/*.npz")}
     assert len(made) == 32 * (5 + 4)
     assert len(list(output.glob("explanations/*/*.png"))) == 32 * (3 + 2)
@@ -58,22 +73,8 @@ def test_a_run_explains_and_makes_no_map_twice(suite_file: SuiteFile, photos: Pa
     assert {path for path in made if path.stat().st_mtime_ns != made[path]} == {lost}
     assert lost.read_bytes() == before
     page = (output / "report.html").read_text()
-    assert "Not run: no Gradient: LAM of nearest." in page
+    assert "Not run: no Gradient: LAM of plain." in page
     assert page.count('alt="CEM of bicubic') == 4
-
-
-def test_the_diffusion_index_is_told_per_group(suite_file: SuiteFile, photos: Path, tmp_path: Path) -> None:
-    """All images together have an index with its interval; groups too small to judge have none."""
-    suite, output = suite_file(explanations="{images: 32, maps: [lam], steps: 4}"), tmp_path / "run"
-    arguments = ["--dataset", f"folder:{photos}", "--output", output, "--backend", "bicubic"]
-    assert run_harness("run", suite, *arguments).returncode == 0
-    index = table(output, "diffusion_index").set_index(["attribute", "group"])
-    everybody = index.loc["all", "all"]
-    assert everybody["n"] == 32
-    assert 0 < everybody["low"] < everybody["mean"] < everybody["high"] < 100
-    groups = index.drop(index=("all", "all"))
-    assert set(groups["status"]) == {"insufficient"}
-    assert groups["mean"].isna().all()
 
 
 def test_a_gate_on_a_map_that_was_not_run_does_not_pass(tmp_path: Path) -> None:
