@@ -11,7 +11,7 @@ from reports.load import Run
 from reports.numbers import Format, count, fit, names, significant
 from reports.parts import Cell, Column, Section, Table, by_backend, label_cell, not_measured, number_cell, short_label
 
-TABLES = ("hallucination", "preservation", "uncertainty")
+TABLES = ("hallucination", "preservation", "uncertainty", "hallucinated")
 PERCENT = Format(1)
 VERDICTS = {
     "holds": "as many as calibration promises",
