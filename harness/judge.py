@@ -193,7 +193,9 @@ def _by_rows(gate: Gate, tables: _Tables) -> Finding:
     if frame is None:
         return Finding(gate, NOT_MEASURED, f"tables/{table}.parquet is missing")
     if lacking := [c for c in (column, *gate.where) if c not in frame]:
-        return Finding(gate, NOT_MEASURED, f"tables/{table}.parquet lacks {lacking[0]}; write it by `harness report`")
+        return Finding(
+            gate, NOT_MEASURED, f"tables/{table}.parquet has no column {lacking[0]}; `harness report` writes it"
+        )
     chosen = frame[_selection(gate, frame)]
     if table == "failures" and tables.backend["status"] == "ok":
         chosen = _counted(chosen)

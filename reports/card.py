@@ -18,7 +18,8 @@ from reports.load import Run
 from reports.markdown import escape, table
 from reports.parts import Table
 from reports.readiness import ANSWERS
-from reports.stored import ACCURACY, COST, OTHER, of_backends, stored
+from reports.sections import input_sizes
+from reports.stored import ACCURACY, COST, OTHER, of_backends, options, stored
 
 NOT_STATED = "not stated"
 LICENCES = {"apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "agpl-3.0", "cc0-1.0", "cc-by-4.0"}
@@ -115,12 +116,11 @@ def _rounded(value: float) -> float:
 
 
 def _details(about: dict[str, Any]) -> dict[str, Any]:
-    options = ", ".join(f"{k} = {v}" for k, v in (about.get("options") or {}).items())
     return {
         "Name": about.get("name"),
         "Kind": about.get("family"),
         "Version (digest of code and weights)": about.get("digest"),
-        "Options": options or "none given",
+        "Options": options(about),
         "Device and precision": ", ".join(filter(None, (about.get("device"), about.get("precision")))),
         "Same bytes for the same request": {True: "claimed", False: "not claimed"}.get(about.get("deterministic")),
         "Licence": about.get("licence"),
@@ -142,13 +142,11 @@ def _use(about: dict[str, Any]) -> dict[str, Any]:
 def _factors(run: Run, label: str) -> dict[str, Any]:
     groups, noise = run.table("groups"), run.table("noise")
     mine = groups[groups["backend"] == label].drop_duplicates(["attribute", "group"])
-    named = {a: ", ".join(f"{g} ({n})" for g, n in rows) for a, rows in _grouped(mine)}
-    inputs = run.record["inputs"]
+    named = {f"Groups by {a} (images)": ", ".join(f"{g} ({n})" for g, n in rows) for a, rows in _grouped(mine)}
     sigmas = ", ".join(f"{sigma:g}" for sigma in sorted(set(noise["sigma"])))
     return {
-        "Groups (images of each)": None if named else "none: the data have no labels",
-        **{f"Groups by {attribute}": text for attribute, text in named.items()},
-        "Input sizes": f"{inputs.get('smallest')} to {inputs.get('largest')} pixels" if inputs else None,
+        **(named or {"Groups": "none: the data have no labels"}),
+        "Input sizes": input_sizes(run.record["inputs"]),
         "Noise on the input, σ of full scale": sigmas or "not measured",
     }
 
@@ -218,7 +216,9 @@ def _caveats(run: Run, verdict: Verdict) -> Iterator[str]:
     worst_first = sorted(verdict.findings, key=lambda f: STATUSES.index(f.status))
     gates = [f"- {f.status}: {escape(f.gate.title)}" for f in worst_first if f.status != PASSED]
     yield "\n".join(gates) or "Every gate passed."
-    limits = [f"- **{escape(f.topic)}.** {escape(f.text)}" for f in findings(run) if f.warning]
+    others = tuple(f"{label}{end}" for label in run.labels if label != verdict.label for end in (" ", ":"))
+    told = [f for f in findings(run) if f.warning and not f.text.startswith(others)]
+    limits = [f"- **{escape(f.topic)}.** {escape(f.text)}" for f in told]
     yield "\n".join(["Limits of the run:", "", *limits]) if limits else "The run names no limits."
     yield "Not measured: " + (
         escape(one_line(", ".join(run.missing), 1000)) or "nothing that the harness has tables for."

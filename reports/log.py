@@ -22,7 +22,7 @@ from reports.markdown import escape, table
 from reports.numbers import NOTHING
 from reports.parts import Cell, Column, Table
 from reports.readiness import answers
-from reports.stored import ACCURACY, COST, IMPACT, OTHER, of_backends, value
+from reports.stored import ACCURACY, COST, IMPACT, OTHER, of_backends, options
 
 SCHEMA = 1
 JSON = Path("documents/test-log.json")
@@ -147,7 +147,8 @@ def _pairs(caption: str, pairs: dict[str, Any]) -> Table:
 
 def _product(log: dict[str, Any]) -> Table:
     keys = ("label", "name", "family", "digest", "options", "device", "precision", "licence", "domain")
-    rows = [[Cell(value(about.get(key) or NOTHING)) for key in keys] for about in log["product"]]
+    told = [about | {"options": options(about)} for about in log["product"]]
+    rows = [[Cell(str(about.get(key) or NOTHING)) for key in keys] for about in told]
     columns = [Column("digest (code and weights)" if key == "digest" else key, wide=True) for key in keys]
     return Table("The product: backends as they describe themselves", columns, rows)
 

@@ -97,11 +97,7 @@ def _gates(verdict: Verdict, anchors: Mapping[str, Anchor]) -> Table:
 
 
 def _row(finding: Finding, anchors: Mapping[str, Anchor]) -> list[Cell]:
-    status = Cell(
-        finding.status,
-        "" if finding.decides else "warns only",
-        "strong" if finding.decides and finding.status == FAILED else "",
-    )
+    status = replace(_badge(finding.status, finding.status), sub="" if finding.decides else "warns only")
     cells = [status, number_cell(figure(finding) or NOTHING), Cell(finding.gate.limit), Cell(finding.note)]
     return [*cells, _evidence(finding, anchors)]
 

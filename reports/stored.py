@@ -21,13 +21,14 @@ OTHER = tuple(name for name in TABLES if name not in (*ACCURACY, *IMPACT, *COST,
 
 
 def stored(name: str, frame: pd.DataFrame) -> Table:
-    """Rows of a table of a run, `frame`, under its own column names."""
+    """Rows of a table of a run, `frame`, under its own column names; one backend's are not named each time."""
+    frame = frame.drop(columns="backend") if len(set(frame["backend"])) == 1 else frame
     intervals = {column: found for column in frame if (found := _interval(name, column))}
     taken = {bound for pair in intervals.values() for bound in pair}
     shown = [str(column) for column in frame if column not in taken]
     rows = [[Cell(_cell(row, column, intervals.get(column))) for column in shown] for _, row in frame.iterrows()]
     columns = [Column(column, "95 % interval" if column in intervals else "", wide=True) for column in shown]
-    return Table(f"{name} (tables/{name}.csv, {len(frame)} rows)", columns, rows, name)
+    return Table(f"{name}, from tables/{name}.csv", columns, rows, name)
 
 
 def of_backends(run: Run, names: Sequence[str], labels: Sequence[str]) -> Iterator[Table]:
@@ -58,3 +59,8 @@ def value(cell: Any) -> str:  # noqa: ANN401 - any cell of a table
     if not isinstance(cell, bool) and isinstance(cell, float) and math.isnan(cell):
         return NOTHING
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+
+def options(about: dict[str, Any]) -> str:
+    """The options of a backend's entry in the run record."""
+    return ", ".join(f"{name} = {value}" for name, value in (about.get("options") or {}).items()) or "none given"
