@@ -1,8 +1,9 @@
-"""The command line: `harness run`, `score`, `report`, `gate`, `compare`, `suites`, `datasets`, `weights`, `backends`.
+"""The command line: `harness run`, `score`, `report`, `gate`, `verify`, `compare`, and lists of what there is.
 
 Nothing heavy is imported before a command needs it, so that `harness --help` answers at once.
 Exit status: 0 done; 1 done, but some cases failed; 2 the command cannot be carried out; 130 interrupted. Of `gate`:
-0 passed; 1 a gate failed; 2 a gate was not measured or not decided, or the command cannot be carried out.
+0 passed; 1 a gate failed; 2 a gate was not measured or not decided, or the command cannot be carried out. Of `verify`:
+1 files have changed.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +23,7 @@ from harness.errors import HarnessError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.judge import Signed, Verdict
+    from harness.judge import Judgement, Signed, Verdict
     from harness.policy import Policy
     from harness.store import RunFolder
 
@@ -44,6 +45,10 @@ CredentialsOption = Annotated[
     typer.Option("--credentials", metavar="FILE", help="YAML: HOST:PORT -> ca, cert, key, token_file (all files)."),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+JudgedOption = Annotated[str | None, typer.Option(help="Judge this one; by default every compared backend.")]
+EvidenceOption = Annotated[Path | None, typer.Option(help="YAML: who says that checklist gates hold, and why.")]
+WaiversOption = Annotated[Path | None, typer.Option(help="YAML: gates let go, by whom, why and until when.")]
+POLICY_HELP = "A built-in name (see benchmarks/policies) or a YAML file"
 
 
 @contextlib.contextmanager
@@ -132,46 +137,85 @@ def score(run_folder: RunArgument) -> None:
 
 
 @app.command()
-def report(run_folder: RunArgument) -> None:
-    """Derive the tables of a run from its rows and write its report."""
+def report(
+    run_folder: RunArgument,
+    policy: Annotated[
+        str | None, typer.Option(help=f"{POLICY_HELP}: the verdict opens the report, documents/ goes with it.")
+    ] = None,
+    backend: JudgedOption = None,
+    evidence: EvidenceOption = None,
+    waivers: WaiversOption = None,
+) -> None:
+    """Derive the tables of a run and write its report; with a policy, the verdict first, model cards and a test log."""
     with one_line_errors():
+        from harness.errors import ConfigError
         from harness.store import open_run
 
         folder = open_run(run_folder)
+        if not policy and (backend or evidence or waivers):
+            raise ConfigError("--backend, --evidence and --waivers are for a verdict; give a --policy")
+        judging = _judging(folder, policy, backend, evidence=evidence, waivers=waivers) if policy else None
         with folder.locked():
-            failed = _finish(folder)
+            failed = _finish(folder, judging)
     raise typer.Exit(int(failed))
+
+
+@app.command()
+def verify(run_folder: RunArgument) -> None:
+    """Check the files of a run against the SHA-256 of its test log: exit status 0 as signed, 1 changed, 2 no log."""
+    with one_line_errors():
+        from harness.store import open_run
+        from reports.log import changes, read_log
+
+        folder = open_run(run_folder).path
+        log = read_log(folder)
+        changed = changes(folder, log)
+        for line in changed:
+            typer.echo(line)
+        if not changed:
+            typer.echo(f"{len(log.files)} files are as in the test log of {log.dated}")
+    raise typer.Exit(int(bool(changed)))
 
 
 @app.command()
 def gate(  # noqa: PLR0913, PLR0917 - the options of the command
     run_folder: RunArgument,
-    policy: Annotated[str, typer.Option(help="A built-in name (see benchmarks/policies) or a YAML file.")],
-    backend: Annotated[str | None, typer.Option(help="Judge this one; by default every compared backend.")] = None,
-    evidence: Annotated[Path | None, typer.Option(help="YAML: who says that checklist gates hold, and why.")] = None,
-    waivers: Annotated[Path | None, typer.Option(help="YAML: gates let go, by whom, why and until when.")] = None,
+    policy: Annotated[str, typer.Option(help=f"{POLICY_HELP}.")],
+    backend: JudgedOption = None,
+    evidence: EvidenceOption = None,
+    waivers: WaiversOption = None,
     junit: Annotated[Path | None, typer.Option(help="Write the verdicts as JUnit XML.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the verdicts as JSON.")] = None,
 ) -> None:
     """Judge the backends of a run by a policy: exit status 0 passed, 1 failed, 2 not measured or not decided."""
     with one_line_errors():
-        from harness.judge import compared, exit_status, judge
-        from harness.policy import load_policy
+        from harness.judge import exit_status
         from harness.store import open_run, write_atomic
         from reports.verdict import data
         from reports.verdict import junit as xml
 
-        folder, rules = open_run(run_folder), load_policy(policy)
-        record = folder.read_record() or {}
-        labels = [backend] if backend else compared(record)
-        signed = _signed(rules, labels, evidence, waivers)
-        verdicts = [judge(folder, rules, label, signed) for label in labels]
-        for path, text in ((junit, xml(rules, verdicts)), (json_file, data(record, rules, verdicts))):
+        folder = open_run(run_folder)
+        judgement = _judging(folder, policy, backend, evidence=evidence, waivers=waivers)()
+        for path, text in ((junit, xml(judgement)), (json_file, data(folder.read_record() or {}, judgement))):
             if path:
                 write_atomic(path, text.encode())
-        for verdict in verdicts:
-            _print_verdict(verdict, rules)
-    raise typer.Exit(exit_status(verdicts))
+        for verdict in judgement.verdicts:
+            _print_verdict(verdict, judgement.policy)
+    raise typer.Exit(exit_status(judgement.verdicts))
+
+
+def _judging(
+    folder: "RunFolder", policy: str, backend: str | None, *, evidence: Path | None, waivers: Path | None
+) -> "Callable[[], Judgement]":
+    """The judging of a run, to be called when its tables are there; what was asked for is checked at once."""
+    from functools import partial
+
+    from harness.judge import compared, judge_all
+    from harness.policy import load_policy
+
+    rules = load_policy(policy)
+    labels = [backend] if backend else compared(folder.read_record() or {"backends": []})
+    return partial(judge_all, folder, rules, labels, _signed(rules, labels, evidence, waivers))
 
 
 def _signed(policy: "Policy", labels: list[str], evidence: Path | None, waivers: Path | None) -> "Signed":
@@ -258,13 +302,16 @@ def _print_comparison(differences: "pd.DataFrame") -> None:
     Console(width=max(110, Console().width)).print(table)
 
 
-def _finish(folder: "RunFolder") -> bool:
+def _finish(folder: "RunFolder", judging: "Callable[[], Judgement] | None" = None) -> bool:
     from harness.audit import write_tables
     from reports.build import build
 
     tables = write_tables(folder)
-    files = build(folder.path)
+    judgement = judging() if judging else None
+    files = build(folder.path, judgement)
     _print_summary(tables)
+    for verdict in judgement.verdicts if judgement else ():
+        typer.echo(f"verdict: {verdict.label}: {verdict.status}")
     failures = tables["failures"]
     if "valid" in tables["speed"] and not tables["speed"]["valid"].all():
         typer.echo("note: other programs were running during the timed pass; its figures are marked invalid", err=True)
@@ -273,6 +320,9 @@ def _finish(folder: "RunFolder") -> bool:
         typer.echo(f"failed: {where}: {row['n']} x {row['kind']}: {row['message']}", err=True)
     html = next(f for f in files if f.suffix == ".html")
     typer.echo(f"report: {html}")
+    for path in files:
+        if path.parent.name == "documents":
+            typer.echo(f"document: {path}")
     return bool(len(failures))
 
 

@@ -100,6 +100,14 @@ class Signed:
     waivers: dict[str, Waiver] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """What a policy says of backends of one run."""
+
+    policy: Policy
+    verdicts: tuple[Verdict, ...]
+
+
 def worst(statuses: Sequence[str]) -> str:
     """The worst of some statuses."""
     return min(statuses, key=STATUSES.index)
@@ -113,6 +121,11 @@ def exit_status(verdicts: Sequence[Verdict]) -> int:
 def compared(record: dict[str, Any]) -> list[str]:
     """The labels of a run's backends that are no control arms."""
     return [b["label"] for b in record["backends"] if b["label"] not in (BASELINE, CONTROL)]
+
+
+def judge_all(run: RunFolder, policy: Policy, labels: Sequence[str], signed: Signed) -> Judgement:
+    """The verdicts on backends of a finished run; errors as of `judge`."""
+    return Judgement(policy, tuple(judge(run, policy, label, signed) for label in labels))
 
 
 def judge(run: RunFolder, policy: Policy, label: str, signed: Signed | None = None) -> Verdict:
@@ -182,7 +195,9 @@ def _by_rows(gate: Gate, tables: _Tables) -> Finding:
     if frame is None:
         return Finding(gate, NOT_MEASURED, f"tables/{table}.parquet is missing")
     if lacking := [c for c in (column, *gate.where) if c not in frame]:
-        return Finding(gate, NOT_MEASURED, f"tables/{table}.parquet lacks {lacking[0]}; write it by `harness report`")
+        return Finding(
+            gate, NOT_MEASURED, f"tables/{table}.parquet has no column {lacking[0]}; `harness report` writes it"
+        )
     chosen = frame[_selection(gate, frame)]
     if table == "failures" and tables.backend["status"] == "ok":
         chosen = _counted(chosen)

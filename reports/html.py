@@ -11,13 +11,17 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from harness.judge import Judgement
 from reports import explanations
 from reports.charts import charts
 from reports.findings import NOT_PASSED, findings
 from reports.load import Run
 from reports.numbers import count, significant
+from reports.parts import anchored
 from reports.pictures import Album
+from reports.readiness import answers, overview
 from reports.sections import attribute_columns, dominance, sections
+from reports.verdict import figure as measured
 
 PAGE_LIMIT = 5_000_000
 PICTURE_BUDGET = 3_600_000
@@ -44,19 +48,20 @@ class Case:
     pictures: list[Picture]
 
 
-def page(run: Run) -> str:
-    """The whole page; pictures of worst cases give way, last rank first, until it is under 5 MB.
+def page(run: Run, judgement: Judgement | None = None) -> str:
+    """The whole page, opened by a judgement; pictures of worst cases give way, last rank first, until it is under 5 MB.
 
     Every text of the run is escaped: templates escape by default, and the charts arrive escaped.
     """
     drawn = {name: Markup(svg) for name, svg in charts(run).items()}  # noqa: S704 - SVG of our own making
     album = Album(run.folder, PICTURE_BUDGET)
-    text = _render(run, drawn, album)
+    text = _render(run, judgement, drawn, album)
     excess = len(text.encode()) - PAGE_LIMIT
-    return text if excess < 0 else _render(run, drawn, Album(run.folder, album.spent - excess - 1000))
+    return text if excess < 0 else _render(run, judgement, drawn, Album(run.folder, album.spent - excess - 1000))
 
 
-def _render(run: Run, drawn: dict[str, Markup], album: Album) -> str:
+def _render(run: Run, judgement: Judgement | None, drawn: dict[str, Markup], album: Album) -> str:
+    parts, anchors = anchored(sections(run))
     return (
         _environment()
         .get_template("page.html.j2")
@@ -64,7 +69,11 @@ def _render(run: Run, drawn: dict[str, Markup], album: Album) -> str:
             run=run,
             record=run.record,
             findings=findings(run),
-            sections=sections(run),
+            sections=parts,
+            judgement=judgement,
+            overview=overview(judgement) if judgement else None,
+            answers=answers(judgement, anchors) if judgement else [],
+            anchors=anchors,
             charts=drawn,
             takeaway=dominance(run),
             not_passed=NOT_PASSED,
@@ -88,7 +97,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"moment": moment, "figure": figure}
+    environment.filters |= {"moment": moment, "figure": figure, "measured": measured}
     environment.globals["style"] = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))  # noqa: S704 - our file
     return environment
 

@@ -7,10 +7,12 @@ import html
 import re
 
 from harness.errors import one_line
+from harness.judge import Judgement
 from reports.findings import findings
 from reports.html import moment
 from reports.load import Run
-from reports.parts import Cell, Column, Section, Table
+from reports.parts import Cell, Column, Section, Table, anchored
+from reports.readiness import Answer, answers, overview
 from reports.sections import sections
 
 ESCAPES = str.maketrans({c: f"\\{c}" for c in "\\`*_|~#"})
@@ -22,10 +24,12 @@ def escape(text: str) -> str:
     return re.sub("@", "&#64;", shown.replace("](", "]\\(").replace("://", ":&#47;&#47;"))
 
 
-def text(run: Run) -> str:
-    """The whole document."""
-    blocks = [*_opening(run), "## In short", _findings(run)]
-    for i, section in enumerate(sections(run), 1):
+def text(run: Run, judgement: Judgement | None = None) -> str:
+    """The whole document, opened by a judgement."""
+    parts, anchors = anchored(sections(run))
+    verdict = _verdict(judgement, answers(judgement, anchors)) if judgement else []
+    blocks = [*_opening(run), *verdict, "## In short", _findings(run)]
+    for i, section in enumerate(parts, 1):
         blocks += _section(section, i)
     blocks += ["Command:", f"    {one_line(run.record['command'], 2000)}"]
     return "\n\n".join(blocks) + "\n"
@@ -50,6 +54,16 @@ def _opening(run: Run) -> list[str]:
     return opening
 
 
+def _verdict(judgement: Judgement, told: list[Answer]) -> list[str]:
+    policy = judgement.policy
+    blocks = [f"## Verdict: {escape(policy.title)}", f"Policy {policy.name}, SHA-256 {policy.sha256}."]
+    blocks += table(overview(judgement))
+    for answer in told:
+        blocks += [f"**{escape(answer.label)}: {answer.word}.** {answer.counts}"]
+        blocks += table(answer.gates)
+    return blocks
+
+
 def _findings(run: Run) -> str:
     lines = [f"- {'⚠ ' if f.warning else ''}**{escape(f.topic)}.** {escape(f.text)}" for f in findings(run)]
     return "\n".join(lines)
@@ -58,17 +72,16 @@ def _findings(run: Run) -> str:
 def _section(section: Section, number: int) -> list[str]:
     blocks = [f"## {number} {section.title}", *map(escape, section.lead)]
     blocks += [f"**Not measured:** {escape(gap)}" for gap in section.gaps]
-    for table in section.tables:
-        blocks += [f"**{escape(table.caption)}**", _table(table)]
-        blocks += [escape(table.left_out)] if table.left_out else []
-    return blocks
+    return blocks + [block for each in section.tables for block in table(each)]
 
 
-def _table(table: Table) -> str:
-    head = [_header(c) for c in table.columns]
-    rule = ["---" if c.wide or i == 0 else "--:" for i, c in enumerate(table.columns)]
-    lines = [head, rule, *([_cell(c) for c in row] for row in table.shown)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def table(shown: Table) -> list[str]:
+    """A table with its caption, and a sentence on the rows that are left out."""
+    head = [_header(c) for c in shown.columns]
+    rule = ["---" if c.wide or i == 0 else "--:" for i, c in enumerate(shown.columns)]
+    lines = [head, rule, *([_cell(c) for c in row] for row in shown.shown)]
+    grid = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return [f"**{escape(shown.caption)}**", grid, *([escape(shown.left_out)] if shown.left_out else [])]
 
 
 def _header(column: Column) -> str:

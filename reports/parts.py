@@ -5,7 +5,7 @@ Texts here are not escaped; whoever writes them out escapes them.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -20,11 +20,15 @@ BETTER = {True: "higher is better", False: "lower is better", None: "more is not
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: its text, a smaller second line, and kinds ("number", "muted", "strong", "control", "code")."""
+    """One cell: its text, a smaller second line, and kinds ("number", "muted", "strong", "control", "code").
+
+    The kind "badge" goes with the status of a gate. `link` is the identifier of the table that the text leads to.
+    """
 
     text: str
     sub: str = ""
     kind: str = ""
+    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class Column:
 class Table:
     """A table with its caption; the first cell of each row is the row's header.
 
-    `chart` names the chart that shows the same figures, `source` the stored table that has all rows.
+    `chart` names the chart that shows the same figures, `source` the stored table that has all rows; `ident`
+    is the table's identifier in the page, where something leads to it.
     """
 
     caption: str
@@ -49,6 +54,7 @@ class Table:
     source: str = ""
     chart: str = ""
     folded: bool = False
+    ident: str = ""
 
     @property
     def shown(self) -> list[list[Cell]]:
@@ -110,6 +116,29 @@ def p_field(sub: str, key: str = "p_value") -> Field:
 def figure_field(title: str, write: Callable[["pd.Series[Any]"], str], sub: str = "") -> Field:
     """A figure as `write` puts it."""
     return Column(title, sub), lambda row: number_cell(write(row))
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """Where a page shows a stored table: the identifier of the first that does, and the section in words."""
+
+    ident: str
+    title: str
+
+
+def anchored(sections: list[Section]) -> tuple[list[Section], dict[str, Anchor]]:
+    """Numbered sections in which the first table of each stored one has an identifier, and these by stored table."""
+    anchors: dict[str, Anchor] = {}
+    marked = []
+    for number, section in enumerate(sections, 1):
+        tables = []
+        for table in section.tables:
+            new = table.source and table.source not in anchors
+            if new:
+                anchors[table.source] = Anchor(f"table-{table.source}", f"{number} {section.title}")
+            tables.append(replace(table, ident=anchors[table.source].ident) if new else table)
+        marked.append(replace(section, tables=tables))
+    return marked, anchors
 
 
 def not_measured(run: Run, *tables: str) -> list[str]:

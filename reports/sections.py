@@ -608,7 +608,7 @@ def _dataset(run: Run) -> Table:
         "Name": data.get("name"),
         "Specification": data.get("spec"),
         "Images": data.get("images"),
-        "Sizes of the inputs": _input_sizes(run.record["inputs"]),
+        "Sizes of the inputs": input_sizes(run.record["inputs"]),
         "Licence": data.get("licence"),
         "Demonstration data": _yes(data.get("demonstration")),
         "Age groups": data.get("age_rule"),
@@ -618,7 +618,8 @@ def _dataset(run: Run) -> Table:
     return _facts("Dataset", {**pairs, **notes})
 
 
-def _input_sizes(inputs: dict[str, Any]) -> str | None:
+def input_sizes(inputs: dict[str, Any]) -> str | None:
+    """The sizes of the inputs in words."""
     if not inputs:
         return None
     smallest, largest, number = (inputs.get(key) for key in ("smallest", "largest", "sizes"))

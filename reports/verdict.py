@@ -6,13 +6,11 @@ Texts are bounded lines of printable characters, all of which XML allows.
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
 from harness.errors import one_line
-from harness.judge import FAILED, PASSED, WAIVED, Finding, Verdict, exit_status
-from harness.policy import Policy
+from harness.judge import FAILED, PASSED, WAIVED, Finding, Judgement, Verdict, exit_status
 
 SCHEMA = 1
 
@@ -33,17 +31,22 @@ def sentence(finding: Finding) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def data(record: dict[str, Any], policy: Policy, verdicts: Sequence[Verdict]) -> str:
+def data(record: dict[str, Any], judgement: Judgement) -> str:
     """The verdicts as JSON; a figure that is not there is null, an infinite one the text "inf"."""
-    content = {
+    return json.dumps(content(record, judgement), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def content(record: dict[str, Any], judgement: Judgement) -> dict[str, Any]:
+    """What `data` writes."""
+    policy = judgement.policy
+    return {
         "schema": SCHEMA,
         "policy": {"name": policy.name, "title": policy.title, "sha256": policy.sha256},
         "suite": {key: one_line(str(record["suite"].get(key, ""))) for key in ("name", "sha256")},
         "dataset": {key: one_line(str(record["dataset"].get(key, ""))) for key in ("name", "sha256")},
-        "exit_status": exit_status(verdicts),
-        "backends": [_backend(verdict) for verdict in verdicts],
+        "exit_status": exit_status(judgement.verdicts),
+        "backends": [_backend(verdict) for verdict in judgement.verdicts],
     }
-    return json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
 def _backend(verdict: Verdict) -> dict[str, Any]:
@@ -75,14 +78,14 @@ def _number(value: float) -> float | str | None:
     return value if math.isfinite(value) else str(value)
 
 
-def junit(policy: Policy, verdicts: Sequence[Verdict]) -> str:
+def junit(judgement: Judgement) -> str:
     """The verdicts as JUnit XML: one suite a backend, one case a gate.
 
     A gate that is not measured or not decided is an error, one that is waived is skipped. JUnit has no warnings: a gate
     that only warns is a case that passes, with what it says as its output.
     """
-    root = ET.Element("testsuites", name=policy.name)
-    for verdict in verdicts:
+    root = ET.Element("testsuites", name=judgement.policy.name)
+    for verdict in judgement.verdicts:
         suite = ET.SubElement(root, "testsuite", name=verdict.label)
         for finding in verdict.findings:
             case = ET.SubElement(suite, "testcase", classname=verdict.label, name=finding.gate.id)

@@ -1,6 +1,7 @@
 """The command line: lists, one-line errors, and text of others that is printed as it is."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -202,6 +203,26 @@ def test_a_checklist_gate_waits_for_its_evidence_or_a_waiver(small_run: Path, tm
     several = harness(*arguments[:-2], "--evidence", str(evidence))
     assert (several.exit_code, several.stderr.count("\n")) == (2, 1)
     assert "say which with --backend" in several.stderr
+
+
+def test_a_judged_report_can_be_verified_later(small_run: Path, tmp_path: Path) -> None:
+    """With a policy documents go with the report; `verify` says 0 while all is as it was, 1 after, 2 without a log."""
+    folder, policy = shutil.copytree(small_run, tmp_path / "run"), tmp_path / "p.yaml"
+    policy.write_text(GATES)
+    assert (harness("verify", str(folder)).exit_code, harness("report", str(folder), "--backend", "a").exit_code) == (
+        2,
+        2,
+    )
+    done = harness("report", str(folder), "--policy", str(policy), "--backend", "lanczos")
+    assert done.exit_code == 0, done.stderr
+    assert "verdict: lanczos: passed" in done.output
+    names = {path.name for path in (folder / "documents").iterdir()}
+    assert names == {"model-card-lanczos.md", "test-log.json", "test-log.md"}
+    assert (same := harness("verify", str(folder))).exit_code == 0
+    assert "files are as in the test log of" in same.output
+    (folder / "tables" / "summary.csv").write_text("n\n")
+    assert (other := harness("verify", str(folder))).exit_code == 1
+    assert other.output == "changed: tables/summary.csv\n"
 
 
 def test_two_backends_of_a_run_are_compared(small_run: Path, tmp_path: Path) -> None:

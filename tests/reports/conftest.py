@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+
+from harness.judge import Signed, judge_all
+from harness.policy import load_policy
+from harness.store import RunFolder
+from reports.build import build
 
 BACKENDS = {"passthrough": "control", "bicubic": "interpolation", "realesrgan": "gan", "sr3": "diffusion"}
 COMPARED = ["realesrgan", "sr3"]
@@ -35,6 +41,7 @@ GROUPS = {
         f"{r}, {g}": n for r, n in (("Black", 60), ("White", 71), ("Middle Eastern", 6)) for g in ("Female", "Male")
     },
 }
+TIMEOUT = "no answer within 30 s: raise --timeout"
 SIGMAS = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1)
 
 Build = Callable[..., Path]
@@ -507,7 +514,7 @@ def _failures() -> Iterator[dict[str, Any]]:
         "backend": "sr3",
         "condition": "clean",
         "kind": "DeadlineExceeded",
-        "message": "no answer within 30 s: raise --timeout",
+        "message": TIMEOUT,
         "n": 2,
     }
 
@@ -588,23 +595,54 @@ def _faces() -> dict[str, list[dict[str, Any]]]:
     }
 
 
+def write_run(
+    folder: Path,
+    changed: dict[str, pd.DataFrame | None] | None = None,
+    edit: Callable[[dict[str, Any]], None] | None = None,
+) -> Path:
+    """Writes a run folder; `changed` replaces tables (None leaves one out), `edit` changes the record first."""
+    (folder / "tables").mkdir(parents=True)
+    about = record()
+    if edit:
+        edit(about)
+    (folder / "run.json").write_text(json.dumps(about), encoding="utf-8")
+    faces = {name: pd.DataFrame(rows) for name, rows in _faces().items()}
+    for name, frame in {**tables(folder), **faces, **(changed or {})}.items():
+        if frame is not None:
+            frame.to_parquet(folder / "tables" / f"{name}.parquet")
+    return folder
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> Build:
-    """Writes a run folder; `changed` replaces tables (None leaves one out), `edit` changes the record first."""
+    """Writes a run folder, as `write_run`."""
+    return partial(write_run, tmp_path / "quick")
 
-    def make(
-        *, changed: dict[str, pd.DataFrame | None] | None = None, edit: Callable[[dict[str, Any]], None] | None = None
-    ) -> Path:
-        folder = tmp_path / "quick"
-        (folder / "tables").mkdir(parents=True)
-        about = record()
-        if edit:
-            edit(about)
-        (folder / "run.json").write_text(json.dumps(about), encoding="utf-8")
-        faces = {name: pd.DataFrame(rows) for name, rows in _faces().items()}
-        for name, frame in {**tables(folder), **faces, **(changed or {})}.items():
-            if frame is not None:
-                frame.to_parquet(folder / "tables" / f"{name}.parquet")
-        return folder
 
-    return make
+HOSTILE = (
+    "--- 'x': [*a, &b, !!c {d}] | > % @e `f` {{7*7}} <script>alert(1)</script>"
+    '"><img src=http://evil.example/x onerror=alert(2)>](http://evil.example) # é'
+)
+"""A text that means something to HTML, Markdown, YAML and templates."""
+
+
+def hostile(about: dict[str, Any]) -> None:
+    """Puts it into every text that a backend, a dataset or a suite controls."""
+    free = dict.fromkeys(("label", "name", "family", "domain", "licence", "error", "device", "precision"), HOSTILE)
+    about["backends"][3] |= {**free, "status": "failed", "options": {HOSTILE: HOSTILE}}
+    about["dataset"] |= {"name": HOSTILE, "spec": HOSTILE, "notes": [HOSTILE], "licence": HOSTILE}
+    about["suite"] |= {"title": HOSTILE, "content": {HOSTILE: HOSTILE}}
+    about["warnings"] = [HOSTILE * 50]
+    about["command"] = HOSTILE
+
+
+@pytest.fixture(scope="session")
+def judged_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with one hostile backend and all its documents, judged by a built-in policy."""
+    folder = write_run(tmp_path_factory.mktemp("judged") / "run", edit=hostile)
+    for path in (folder / "tables").glob("*.parquet"):
+        pd.read_parquet(path).replace(dict.fromkeys(("sr3", "face_0000", "Black", TIMEOUT), HOSTILE)).to_parquet(path)
+    build(
+        folder, judge_all(RunFolder(folder), load_policy("face-restoration-product"), ["realesrgan", HOSTILE], Signed())
+    )
+    return folder

@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import pandas as pd
 import pytest
 
-from harness.judge import Verdict, judge
+from harness.judge import Judgement, judge
 from harness.policy import Policy
 from harness.store import RunFolder
 from harness.suite import parse_yaml
@@ -31,8 +31,8 @@ sections:
 """
 
 
-def verdict_of(make_run: Build, label: str) -> tuple[dict[str, Any], Policy, Verdict]:
-    """The record of a run in which `label` stands for sr3, the policy, and what that says of it."""
+def verdict_of(make_run: Build, label: str) -> tuple[dict[str, Any], Judgement]:
+    """The record of a run in which `label` stands for sr3, and what the policy says of it."""
 
     def rename(about: dict[str, Any]) -> None:
         about["backends"][3] |= {"label": label, "digest": label}
@@ -41,13 +41,13 @@ def verdict_of(make_run: Build, label: str) -> tuple[dict[str, Any], Policy, Ver
     if label.isprintable():
         table = folder.path / "tables" / "differences.parquet"
         pd.read_parquet(table).replace({"sr3": label}).to_parquet(table)
-    return folder.read_record() or {}, rules, judge(folder, rules, label)
+    return folder.read_record() or {}, Judgement(rules, (judge(folder, rules, label),))
 
 
 def test_each_gate_is_a_case_with_its_outcome(make_run: Build) -> None:
     """Passed, failed, not measured as an error, and a warning that does not fail the build."""
-    _, rules, verdict = verdict_of(make_run, "sr3")
-    (suite,) = ET.fromstring(report.junit(rules, [verdict]))  # noqa: S314 - our own text
+    _, judgement = verdict_of(make_run, "sr3")
+    (suite,) = ET.fromstring(report.junit(judgement))  # noqa: S314 - our own text
     assert [(case.get("name"), case[0].tag) for case in suite] == [
         ("good", "system-out"),
         ("bad", "failure"),
@@ -66,17 +66,17 @@ def test_each_gate_is_a_case_with_its_outcome(make_run: Build) -> None:
 
 def test_hostile_names_stay_text_in_xml(make_run: Build) -> None:
     """Markup, control characters and lone surrogates of a backend's name neither break the file nor add elements."""
-    _, rules, verdict = verdict_of(make_run, HOSTILE)
-    root = ET.fromstring(report.junit(rules, [verdict]).encode())  # noqa: S314 - our own text
+    _, judgement = verdict_of(make_run, HOSTILE)
+    root = ET.fromstring(report.junit(judgement).encode())  # noqa: S314 - our own text
     assert {element.tag for element in root.iter()} == {"testsuites", "testsuite", "testcase", "error", "system-out"}
     assert str(root[0].get("name")).startswith("]]> <script>alert(1)</script> & \"'")
 
 
 def test_json_has_the_verdict_the_figures_and_where_they_are(make_run: Build) -> None:
     """Every gate has its status, figure, interval and source; what is not there is null, and names stay text."""
-    record, rules, verdict = verdict_of(make_run, "<b>sr3</b>")
-    told = json.loads(report.data(record, rules, [verdict]), parse_constant=pytest.fail)
-    assert (told["exit_status"], told["policy"]["sha256"]) == (1, rules.sha256)
+    record, judgement = verdict_of(make_run, "<b>sr3</b>")
+    told = json.loads(report.data(record, judgement), parse_constant=pytest.fail)
+    assert (told["exit_status"], told["policy"]["sha256"]) == (1, judgement.policy.sha256)
     (backend,) = told["backends"]
     assert (backend["backend"], backend["status"]) == ("<b>sr3</b>", "failed")
     good, _, absent, _ = backend["sections"][0]["gates"]
