@@ -61,16 +61,16 @@ COLUMNS = {
     "added added_low added_high verdict",
     "degradation": "backend corruption metric n area area_low area_high difference difference_low difference_high "
     "verdict",
-    "crossings": "backend corruption metric tested better crossing verdict",
+    "crossings": "backend corruption metric verdict crossing better tested",
     "corruption_errors": "backend corruption metric n error error_low error_high "
     "relative relative_low relative_high note",
-    "robustness": "backend measure metric name corruptions n value low high note",
+    "robustness": "backend measure metric n value low high name corruptions note",
     "amplification": "backend corruption severity n value low high change change_bicubic note",
-    "corruption_gaps": "backend corruption metric attribute severity groups n gap null_mean null_p95 "
+    "corruption_gaps": "backend corruption metric attribute severity n groups gap null_mean null_p95 "
     "p_value p_adjusted verdict",
     "group_slopes": "backend corruption metric attribute group n slope slope_low slope_high difference low high "
     "p_value p_adjusted verdict",
-    "corruption_seeds": "backend corruption severity source samples n value low high note",
+    "corruption_seeds": "backend corruption severity source n value low high samples note",
     "speed": "backend output_px batch n end_to_end_p50 end_to_end_p90 end_to_end_p95 end_to_end_p99 end_to_end_mean "
     "compute_p50 compute_mean transport_p50 images_per_s cold_start_s warm_up_s peak_memory_mb memory_note "
     "peak_device_memory_mb energy_j energy_method steps ratio_compute_bicubic reference ratio ratio_low ratio_high "

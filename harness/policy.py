@@ -24,10 +24,18 @@ ACCEPTABLE = {
     "differences": ["better", "worse", "tie", "higher", "lower"],
     "contrasts": ["better", "worse", "higher", "lower", "not separated"],
     "explanations": ["faithful", "not faithful"],
+    "corruptions": ["better", "worse", "tie", "higher", "lower"],
+    "degradation": ["better", "worse", "tie", "higher", "lower"],
+    "crossings": ["better", "worse", "not separated"],
+    "corruption_gaps": ["inconclusive", "disparity"],
+    "group_slopes": ["better", "worse", "not separated"],
     "gaps": ["no disparity beyond the margin", "inconclusive", "disparity"],
 }
 """The verdicts that a gate may ask for; "insufficient" and "not measured" are none that could pass."""
-SCORED = ("summary", "differences", "noise", "worst")
+SCORED = (
+    *("summary", "differences", "noise", "worst", "corruptions", "degradation", "crossings", "corruption_errors"),
+    *("robustness", "corruption_gaps", "group_slopes"),
+)
 """Tables whose metrics are scores of single images."""
 READING = (
     rf"[a-z]+_(flip|hit)_[\w-]+|age_shift_[\w-]+|face_missing_[\w-]+|{IDENTITY}_similarity|{'|'.join(SKIN_MEASURES)}"

@@ -192,7 +192,7 @@ def _errors(found: Sequence[Curve]) -> Iterator[Row]:
     for curve, label in ((c, b) for c in found for b in c.labels if c.metric in LOSSES):
         row = {"backend": label, "corruption": curve.corruption, "metric": curve.metric}
         own, base = curve.both(label)
-        if len(own) and base[:, 1:].any():
+        if len(own):
             error, (relative, note) = _error([own], [base]), _relative([own], [base])
             yield row | {"n": len(own)} | _named([error, relative], "error", "relative") | {"note": note}
 
@@ -232,17 +232,12 @@ def _means(scores: Scores, found: Sequence[Curve]) -> Iterator[Row]:
             continue
         who = {"backend": label, "metric": metric, "n": len(own[0])}
         lack = [name for name in IN_MCE if name not in {c.corruption for c in mine}]
-        note = _coverage(mine[0].severities[1:], lack, "not run")
-        estimate = _error(own, base)
-        yield who | _mean("mce", "mCE", len(mine), note) | _named([estimate], "value")
-        abstained = [c.corruption for c, b in zip(mine, base, strict=True) if not _divisible(b)]
+        small = [c.corruption for c, b in zip(mine, base, strict=True) if not _divisible(b)]
+        about = _coverage(mine[0].severities[1:], lack)
+        yield who | _mean("mCE", _error(own, base), len(mine), about)
         estimate, why = _relative(own, base)
-        note = why or _coverage(
-            mine[0].severities[1:], lack + abstained, "not run, or adding too little to bicubic's error"
-        )
-        yield (
-            who | _mean("relative_mce", "relative mCE", len(mine) - len(abstained), note) | _named([estimate], "value")
-        )
+        about = why or _coverage(mine[0].severities[1:], lack, small)
+        yield who | _mean("relative mCE", estimate, len(mine) - len(small), about)
 
 
 def _on_same_images(found: Sequence[Curve], label: str) -> tuple[list[Float], list[Float]]:
@@ -253,15 +248,19 @@ def _on_same_images(found: Sequence[Curve], label: str) -> tuple[list[Float], li
     return own, base
 
 
-def _mean(measure: str, name: str, count: int, note: str) -> Row:
-    whole = count == len(IN_MCE)
-    full = name if whole else f"{name} over {count} of {len(IN_MCE)} corruptions"
-    return {"measure": measure, "name": full, "corruptions": count, "note": note}
+def _mean(name: str, estimate: tuple[float, float, float], count: int, note: str) -> Row:
+    """A mean over so many corruptions; its name says so where they are not all."""
+    full = name if count == len(IN_MCE) else f"{name} over {count} of {len(IN_MCE)} corruptions"
+    about = {"measure": name.lower().replace(" ", "_"), "name": full, "corruptions": count, "note": note}
+    return about | _named([estimate], "value")
 
 
-def _coverage(severities: Sequence[int], lack: Sequence[str], why: str) -> str:
+def _coverage(severities: Sequence[int], lack: Sequence[str], small: Sequence[str] = ()) -> str:
+    """What a mean is not over."""
     levels = "" if tuple(severities) == SEVERITIES else f"severities {', '.join(map(str, severities))} of 1 to 5"
-    return "; ".join(part for part in (levels, f"{why}: {', '.join(lack)}" if lack else "") if part)
+    missing = f"not run: {', '.join(lack)}" if lack else ""
+    little = f"adding too little to bicubic's error: {', '.join(small)}" if small else ""
+    return "; ".join(part for part in (levels, missing, little) if part)
 
 
 # Amplification

@@ -65,11 +65,14 @@ def mean_intervals(values: Float) -> list[tuple[float, float, float]]:
 def ratio_of_means(above: Float, below: Float) -> tuple[float, float, float]:
     """Mean over k of mean(above[:, k]) / mean(below[:, k]) with its 95 % interval, from paired (n, k) values.
 
-    Percentile bootstrap over rows, all columns of both sides resampled together. No mean of `below` may be 0.
+    Percentile bootstrap over rows, all columns of both sides resampled together; NaN or infinite where one of `below`
+    has a mean of 0.
     """
-    ratios = (resampled_means(above) / resampled_means(below)).mean(axis=1)
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return float((above.mean(axis=0) / below.mean(axis=0)).mean()), float(low), float(high)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = (above.mean(axis=0) / below.mean(axis=0)).mean()
+        ratios = (resampled_means(above) / resampled_means(below)).mean(axis=1)
+        low, high = np.quantile(ratios, [0.025, 0.975])
+    return float(ratio), float(low), float(high)
 
 
 @dataclass(frozen=True)

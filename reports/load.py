@@ -21,7 +21,6 @@ COMMAND_LIMIT = 2000
 LIST_LIMIT = 1000
 
 NO_FACES = "the suite asks for no instruments that look at faces"
-CLEAN_ONLY = "the suite corrupts no inputs, or those cases have not run"
 NO_MAPS = "the suite asks for no explanations, or they have not run"
 ABSENT: dict[str, str] = {
     "summary": "no case was scored",
@@ -45,14 +44,14 @@ ABSENT: dict[str, str] = {
     "disagreement": "the suite has one instrument",
     "unread": NO_FACES,
     "noise": "the suite lists no noise, or the noise cases have not run",
-    "corruptions": CLEAN_ONLY,
-    "degradation": CLEAN_ONLY,
-    "crossings": CLEAN_ONLY,
+    "corruptions": "the suite asks for no corruptions, or those cases have not run",
+    "degradation": "no corrupted input was scored",
+    "crossings": "no corrupted input was scored",
     "corruption_errors": "no corruption was scored by a metric that errors are ratios of",
-    "robustness": CLEAN_ONLY,
-    "amplification": CLEAN_ONLY,
-    "corruption_gaps": "the dataset has no group labels, or no input was corrupted",
-    "group_slopes": "the dataset has no group labels, or no input was corrupted",
+    "robustness": "no corrupted input was scored",
+    "amplification": "no input was corrupted",
+    "corruption_gaps": "no groups, or no corrupted input was scored",
+    "group_slopes": "no groups, or no corrupted input was scored",
     "corruption_seeds": "the suite asks for no further draws of a corruption",
     "speed": "the timed pass has not run",
     "scenarios": "the timed pass has not run",

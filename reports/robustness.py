@@ -11,11 +11,14 @@ from harness.score import BASELINE
 from reports.findings import DISTORTION, NOT_PASSED
 from reports.load import Run
 from reports.numbers import NOTHING, Format, count, fit, multiple, names, p_value, significant
-from reports.parts import Cell, Column, Section, Table, by_backend, not_measured, number_cell, short_label, spread
+from reports.parts import Cell, Column, Section, Table, by_backend, number_cell, short_label, spread
 
 COLUMNS = {32: "32 pixels (CIFAR-10-C)", 64: "64 pixels (Tiny ImageNet-C)", 224: "224 pixels (ImageNet-C)"}
 """Whose severities each column of the corruptions' parameters has."""
-SCORED = ("corruptions", "degradation", "crossings", "corruption_errors")
+TABLES = (
+    *("corruptions", "degradation", "crossings", "corruption_errors", "robustness", "amplification"),
+    *("corruption_gaps", "group_slopes", "corruption_seeds"),
+)
 LIMITS = (
     "Limits: corruptions are drawn by formulas, once an image, and none is a sample of what users send; a severity of "
     "one corruption is not as hard as that of another, so mCE weighs them as their authors chose. Each corruption and "
@@ -28,12 +31,18 @@ LIMITS = (
 def section(run: Run) -> Section:
     """The whole section."""
     if run.table("corruptions").empty and run.table("amplification").empty:
-        return Section("robustness", "Robustness", gaps=not_measured(run, "corruptions"))
+        return Section("robustness", "Robustness", gaps=[*_absent(run)])
     lead = [*sentences(run), *_group_sentences(run), *_severities(run), LIMITS]
     parts = (_headline(run), *_crossings(run), *_errors(run), *_curves(run), _areas(run), _amplification(run))
     tables = [*parts, _pooled_gaps(run), _slopes(run), _single_gaps(run), _seeds(run)]
-    gaps = not_measured(run, *(t for t in (*SCORED, "corruption_seeds") if t in run.missing))
-    return Section("robustness", "Robustness", lead, [t for t in tables if t.rows], gaps)
+    return Section("robustness", "Robustness", lead, [t for t in tables if t.rows], [*_absent(run)])
+
+
+def _absent(run: Run) -> Iterator[str]:
+    """One sentence for all tables of the section that there are not."""
+    reasons = "; ".join(run.missing[table] for table in TABLES if table in run.missing)
+    if reasons:
+        yield f"{reasons}. {NOT_PASSED}"
 
 
 def sentences(run: Run) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +76,7 @@ def record() -> dict[str, Any]:
         "backends": [_backend(label, family) for label, family in BACKENDS.items()],
         "metrics": METRICS,
         "speed": {"inputs": "photos, resized", "energy": "estimate: processor seconds x 5 W a core (assumed)"},
-        "inputs": {"sizes": 1, "smallest": "16 x 16", "largest": "16 x 16", "timed": "16 x 16"},
+        "inputs": {"sizes": 1, "columns": [32], "smallest": "16 x 16", "largest": "16 x 16", "timed": "16 x 16"},
         "diversity": {"name": "diversity", "title": "Diversity (LPIPS)", "recipe": "mean over pairs"},
         "environment": {
             "python": "3.11.9",
@@ -595,6 +594,74 @@ def _faces() -> dict[str, list[dict[str, Any]]]:
     }
 
 
+def _robustness() -> dict[str, list[dict[str, Any]]]:
+    """The tables of a suite with corruptions: two of them, one scored by consistency alone in a full run."""
+    levels = [*_levels()]
+    curve = [r | {"area": r["added"]} for r in levels if r["severity"] == 5]
+    nan = float("nan")
+    keys = ("backend", "corruption", "metric")
+    sr3, interval = {"backend": "sr3"}, {"low": 0.9, "high": 1.1}
+    about = {"metric": "lpips_alex", "corruption": "mean", "attribute": "gender"}
+    slope = {"n": 50, "slope": 0.02, "slope_low": 0.01, "slope_high": 0.03, "difference": 0.01, "p_value": 0.01}
+    few = dict.fromkeys((*slope, "low", "high", "p_adjusted"), nan) | {"n": 12, "verdict": "insufficient"}
+    change = {"change": 0.002, "change_bicubic": 0.001, "note": ""}
+    return {
+        "corruptions": levels,
+        "degradation": [
+            {k: r[k] for k in (*keys, "n", "area", "difference", "difference_low", "difference_high", "verdict")}
+            | {"area_low": r["added_low"], "area_high": r["added_high"]}
+            for r in curve
+        ],
+        "crossings": [
+            {k: r[k] for k in keys} | {"tested": 3, "better": 1, "crossing": 3.0, "verdict": "worse"}
+            if r["corruption"] == "fog"
+            else {k: r[k] for k in keys} | {"tested": 3, "better": 3, "crossing": nan, "verdict": "better"}
+            for r in curve
+            if r["backend"] != "bicubic"
+        ],
+        "corruption_errors": [
+            {k: r[k] for k in (*keys, "n")}
+            | {"error": 0.8, "error_low": 0.7, "error_high": 0.9, "note": ""}
+            | dict.fromkeys(("relative", "relative_low", "relative_high"), nan if r["corruption"] == "fog" else 2.0)
+            for r in curve
+            if r["metric"] == "lpips_alex"
+        ],
+        "robustness": [
+            sr3 | {"measure": m, "metric": "lpips_alex", "name": name, "corruptions": 2, "n": 100, "value": 0.97}
+            | {"note": "not run: snow"} | interval
+            for m, name in (("mce", "mCE over 2 of 12 corruptions"), ("amplification", "amplification"))
+        ],
+        "amplification": [
+            sr3 | {"corruption": "fog", "severity": 3, "n": 100, "value": 2.0} | interval | change,
+            {"backend": "bicubic", "corruption": "fog", "severity": 3, "n": 100, "value": 1.0} | interval | change,
+        ],
+        "corruption_gaps": [
+            sr3 | about | {"severity": s, "groups": 2, "n": 100, "gap": 0.01, "null_mean": 0.005, "null_p95": 0.008}
+            | {"p_value": 0.01, "p_adjusted": 0.02, "verdict": "disparity"} | more
+            for s in (0, 1, 3, 5)
+            for more in ({}, {"corruption": "fog"}, {"attribute": "race", "verdict": "insufficient", "gap": nan})
+        ],
+        "group_slopes": [
+            sr3 | about | {"group": "Female", "verdict": "worse", "p_adjusted": 0.02} | slope | interval,
+            sr3 | about | {"attribute": "race", "group": "Black"} | few,
+        ],
+        "corruption_seeds": [
+            {"backend": backend, "corruption": "fog", "severity": 3, "source": source, "samples": 4, "n": 16}
+            | {"value": 0.001, "note": "deterministic: one output" if (backend, i) == ("bicubic", 1) else ""}
+            | {"low": 0.0009, "high": 0.0011}
+            for backend in ("bicubic", "sr3")
+            for i, source in enumerate(("draw of the corruption", "seed of the backend"))
+        ],
+    }  # fmt: skip
+
+
+def _levels() -> Iterator[dict[str, Any]]:
+    for row in _noise():
+        if row["severity"] in {0, 1, 3, 5}:
+            for corruption in ("gaussian_noise", "fog"):
+                yield row | {"corruption": corruption, "verdict": "better" if row["severity"] < 3 else "worse"}
+
+
 def write_run(
     folder: Path,
     changed: dict[str, pd.DataFrame | None] | None = None,
@@ -606,7 +673,7 @@ def write_run(
     if edit:
         edit(about)
     (folder / "run.json").write_text(json.dumps(about), encoding="utf-8")
-    faces = {name: pd.DataFrame(rows) for name, rows in _faces().items()}
+    faces = {name: pd.DataFrame(rows) for name, rows in (_faces() | _robustness()).items()}
     for name, frame in {**tables(folder), **faces, **(changed or {})}.items():
         if frame is not None:
             frame.to_parquet(folder / "tables" / f"{name}.parquet")
@@ -615,8 +682,8 @@ def write_run(
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Build:
-    """Writes a run folder, as `write_run`."""
-    return partial(write_run, tmp_path / "quick")
+    """Writes a run folder of a name, as `write_run`."""
+    return lambda name="quick", **kinds: write_run(tmp_path / name, **kinds)
 
 
 HOSTILE = (

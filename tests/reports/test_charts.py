@@ -36,6 +36,7 @@ def test_every_chart_is_well_formed(make_run: Build) -> None:
     found = charts(load(make_run()))
     assert next(iter(found)) == "perception-distortion"
     assert {"noise-lpips_alex", "noise-psnr", "groups-race", "groups-race x gender"} <= set(found)
+    assert {"robustness-lpips_alex", "robustness-psnr"} <= set(found)
     for svg in found.values():
         root = ET.fromstring(svg)  # noqa: S314 - our own drawing
         assert root.attrib["role"] == "img"
@@ -61,5 +62,5 @@ def test_small_groups_keep_their_place(make_run: Build) -> None:
 
 def test_unmeasured_charts_are_absent(make_run: Build) -> None:
     """Without its table a chart is left out."""
-    found = charts(load(make_run(changed={"noise": None, "groups": None, "summary": None})))
+    found = charts(load(make_run(changed={"noise": None, "groups": None, "summary": None, "corruptions": None})))
     assert found == {}
