@@ -54,7 +54,8 @@ KEY = ["backend", "digest", "options", "image"]
 class Distance:
     """A distance of two batches of images at every pixel: two (N, H, W, 3) to (N, H, W).
 
-    Below `least` two pixels count as equal: about what coding a photo as JPEG of quality 90 changes.
+    Below `least` two pixels count as equal: it is what saving as JPEG of quality 75 changes at most in 95 % of the
+    pixels of faces of 64 x 64.
     """
 
     title: str
@@ -88,9 +89,9 @@ def _root_lpips(first: Images, second: Images) -> Float:
 
 DISTANCES = {
     "lpips": Distance(
-        "patches", f"square root of the map of LPIPS at every pixel; {METRICS['lpips_alex'].recipe}", 0.04, _root_lpips
+        "patches", f"square root of the map of LPIPS at every pixel; {METRICS['lpips_alex'].recipe}", 0.08, _root_lpips
     ),
-    "l1": Distance("pixels", "mean absolute difference of R, G and B in levels of 255", 4.0, _l1),
+    "l1": Distance("pixels", "mean absolute difference of R, G and B in levels of 255", 7.0, _l1),
 }
 
 
@@ -181,25 +182,25 @@ def hallucination_rows(scores: Scores) -> Iterator[Row]:
     metrics = [metric for metric in scores.measures if metric.partition("_")[0] in KINDS]
     for label in scores.labels if metrics else ():
         yield from ({"backend": label, **row} for row in _consistency(scores, label))
-        for metric in metrics:
-            values = _of(scores, metric, label)
-            figures = mean_interval(values.to_numpy(float))
-            known = {"value": figures["mean"], "low": figures["low"], "high": figures["high"]}
-            yield {"backend": label, "measure": metric, "n": len(values)} | known | {"note": ""}
+        yield from ({"backend": label, "measure": m} | _mean(_of(scores, m, label)) for m in metrics)
 
 
 def _consistency(scores: Scores, label: str) -> Iterator[Row]:
     """LR-PSNR, its lowest percent, and the share of images under `GOAL`, or under what the truth itself reaches."""
     values, floor = _of(scores, "lr_psnr", label), _of(scores, "lr_psnr", CONTROL)
     n, missed = len(values), int((values < floor.reindex(values.index).clip(upper=GOAL)).sum())
-    figures = mean_interval(values.to_numpy(float))
-    yield {"measure": "lr_psnr", "n": n, "value": figures["mean"], "low": figures["low"], "high": figures["high"]}
+    yield {"measure": "lr_psnr"} | _mean(values)
     lowest = float(np.percentile(values, 1, method="lower")) if n else np.nan
     note = "the lowest: fewer than 100 images" if n < 100 else ""
     yield {"measure": "lr_psnr_p01", "n": n, "value": lowest, "low": np.nan, "high": np.nan, "note": note}
     low, high = wilson(missed, n)
     share = missed / n if n else np.nan
     yield {"measure": "below_goal", "n": n, "value": share, "low": low, "high": high, "note": f"goal {GOAL:g} dB"}
+
+
+def _mean(values: "pd.Series[float]") -> Row:
+    known = mean_interval(values.to_numpy(float))
+    return {"n": len(values), "value": known["mean"], "low": known["low"], "high": known["high"], "note": ""}
 
 
 def _of(scores: Scores, metric: str, label: str) -> "pd.Series[float]":

@@ -6,18 +6,14 @@ from typing import Any
 
 import pandas as pd
 
-from harness.hallucination import GOAL, KINDS
+from harness.hallucination import DISTANCES, GOAL, KINDS
+from harness.uncertainty import CONSTANT
 from reports.load import Run
 from reports.numbers import Format, count, fit, names, significant
 from reports.parts import Cell, Column, Section, Table, by_backend, label_cell, not_measured, number_cell, short_label
 
 TABLES = ("hallucination", "preservation", "uncertainty", "hallucinated")
-PERCENT = Format(1)
-VERDICTS = {
-    "holds": "as many as calibration promises",
-    "too low": "fewer than calibration promises",
-    "too high": "more than calibration promises",
-}
+UNITS = {"rate": "% the same", "years": "years apart", "cosine": "cosine"}
 LIMITS = (
     "Limits: shares say where an output is nearer to the truth, to the enlarged input or to neither; they do not say "
     "whether a person would mind. Consistency cannot see what lies between the pixels of the input: a wrong face can "
@@ -33,14 +29,14 @@ def section(run: Run) -> Section:
 
 def _lead(run: Run) -> Iterator[str]:
     if any(table not in run.missing for table in TABLES):
-        yield from (text for label in run.compared for text in _sentences(run, label))
+        yield from (text for label in run.compared for text in _about(run, label))
         yield LIMITS
 
 
-def _sentences(run: Run, label: str) -> Iterator[str]:
-    parts = [*_consistency(run, label), *_invented(run, label), *_kept(run, label), *_held(run, label)]
-    if parts:
-        yield f"{label}: {'; '.join(parts)}."
+def _about(run: Run, label: str) -> Iterator[str]:
+    sentences = [*_consistency(run, label), *_invented(run, label), *_kept(run, label), *_held(run, label)]
+    if sentences:
+        yield f"{label}: {' '.join(sentences)}"
 
 
 def _of(run: Run, table: str, label: str) -> pd.DataFrame:
@@ -48,56 +44,50 @@ def _of(run: Run, table: str, label: str) -> pd.DataFrame:
     return frame[frame["backend"] == label]
 
 
-def _percent(row: "pd.Series[Any] | dict[str, Any]", value: str, low: str, high: str) -> str:
-    return f"{PERCENT.interval(100 * row[value], 100 * row[low], 100 * row[high])} %"
-
-
-def _share(row: "pd.Series[Any]") -> str:
-    return _percent(row, "value", "low", "high")
+def _share(row: "pd.Series[Any]", decimals: int = 0) -> str:
+    how = Format(decimals)
+    return f"{how.interval(100 * row['value'], 100 * row['low'], 100 * row['high'])} %"
 
 
 def _consistency(run: Run, label: str) -> Iterator[str]:
     rows = _of(run, "hallucination", label).set_index("measure")
     if "below_goal" in rows.index and rows.loc["below_goal", "n"]:
-        missed, mean = rows.loc["below_goal"], rows.loc["lr_psnr"]
-        how = fit([mean["value"]], [mean["high"] - mean["low"]])
+        missed, mean = rows.loc["below_goal"], rows.loc["lr_psnr", "value"]
         yield (
-            f"made small again its outputs are their inputs to {how.number(mean['value'])} dB on average, and "
-            f"{_share(missed)} of {count(missed['n'])} miss the goal of {GOAL:g} dB"
+            f"{_share(missed)} of its {count(missed['n'])} outputs miss the consistency goal of {GOAL:g} dB; "
+            f"made small again, they agree with their inputs to {significant(mean)} dB on average."
         )
 
 
 def _invented(run: Run, label: str) -> Iterator[str]:
     rows = _of(run, "hallucination", label).set_index("measure")
-    metric = next((m for m in rows.index if m.startswith("hallucination_")), None)
+    metric = next((m for m in rows.index if m.startswith("hallucination_")), "")
+    distance = metric.partition("_")[2]
+    each = [f"{_share(rows.loc[m])} {kind}" for kind in KINDS if (m := f"{kind}_{distance}") in rows.index]
     if metric and not math.isnan(rows.loc[metric, "value"]):
-        distance = metric.partition("_")[2]
-        each = [f"{_share(rows.loc[f'{kind}_{distance}'])} {kind}" for kind in KINDS]
-        yield f"of what it could have got right or wrong, {names(each)}"
+        yield f"Its detail, by {DISTANCES[distance].title}, is {names(each)}."
 
 
 def _kept(run: Run, label: str) -> Iterator[str]:
     rows = _of(run, "preservation", label)
-    first = rows[rows["instrument"].isin([*rows["instrument"].head(1), "identity"])]
-    said = [
-        f"{row['measure'].removesuffix('_agreement')} in {_share(row)} (saved as JPEG: {100 * row['control']:.1f})"
-        for _, row in first[first["unit"] == "rate"].iterrows()
+    rows = rows[(rows["unit"] == "rate") & (rows["instrument"] == next(iter(rows["instrument"]), ""))]
+    each = [
+        f"the {row['measure'].removesuffix('_agreement')} of {_share(row)} (of photos saved as JPEG, "
+        f"{100 * row['control']:.0f} %)"
+        for _, row in rows.iterrows()
     ]
-    if said:
-        yield f"{first['instrument'].iloc[0]} still reads the same {names(said)}"
+    if each:
+        yield f"The instrument “{rows['instrument'].iloc[0]}” still reads {names(each)}."
 
 
 def _held(run: Run, label: str) -> Iterator[str]:
     rows = _of(run, "uncertainty", label)
-    rows = rows[(rows["group"] == "all") & rows["coverage"].notna()]
-    for _, row in rows.head(1).iterrows():
-        kind = "its spread over seeds" if row["band"] == "spread" else "one width everywhere, for it has one output"
-        times = f", widened {significant(row['factor'])} times," if row["band"] == "spread" else ""
-        held = f"{100 * row['coverage']:.0f} % of {count(row['n'])}"
+    for _, row in rows[(rows["group"] == "all") & rows["coverage"].notna()].head(1).iterrows():
+        width = "one width everywhere" if row["band"] == CONSTANT else "the width of its spread over seeds"
+        promised = f"{100 * row['expected_low']:.0f} to {100 * row['expected_high']:.0f} %"
         yield (
-            f"a band of {kind}{times} held the truth of {held} test images, "
-            f"{VERDICTS.get(row['verdict'], row['verdict'])} ({100 * row['expected_low']:.0f} to "
-            f"{100 * row['expected_high']:.0f} %), and is {significant(row['width'])} levels wide"
+            f"A band of {width}, {significant(row['width'])} levels on average, holds {100 * row['coverage']:.0f} % of "
+            f"{count(row['n'])} images that it was not calibrated on; {promised} are promised."
         )
 
 
@@ -131,33 +121,32 @@ def _figure(measure: str, row: "pd.Series[Any] | None") -> Cell:
     if measure.startswith("lr_psnr"):
         how = fit([row["value"]], [row["high"] - row["low"]])
         return number_cell(how.interval(row["value"], row["low"], row["high"]), str(row["note"]))
-    return number_cell(_share(row).removesuffix(" %"))
+    return number_cell(_share(row, 1).removesuffix(" %"))
 
 
 def _preserved(run: Run) -> Table:
     frame = run.table("preservation")
-    rows = [
-        [
-            short_label(run, row["backend"]),
-            Cell(str(row["measure"]).replace("_", " "), str(row["instrument"])),
-            number_cell(count(row["n"])),
-            number_cell(_kept_figure(row, "value", "low", "high")),
-            number_cell(_kept_figure(row, "control")),
-            number_cell(_kept_figure(row, "loss", "loss_low", "loss_high")),
-        ]
-        for _, row in by_backend(run, frame).iterrows()
-    ]
-    columns = [Column("Backend"), Column("Of output and photo", wide=True), Column("n", "images"), Column("Kept")]
-    columns += [Column("Photos saved as JPEG"), Column("Lost", "beyond JPEG, paired")]
-    return Table("What instruments still read as in the photo", columns, rows, "preservation")
+    measures = frame[["measure", "instrument", "unit"]].drop_duplicates().to_records(index=False).tolist()
+    rows = []
+    for label, mine in by_backend(run, frame).groupby("backend", sort=False):
+        found = {(row["measure"], row["instrument"]): row for _, row in mine.iterrows()}
+        rows.append([label_cell(run, str(label)), *(_kept_cell(found.get((m, i))) for m, i, _ in measures)])
+    columns = [Column("Backend"), *(Column(m.replace("_", " ").capitalize(), UNITS.get(u, i)) for m, i, u in measures)]
+    caption = "What instruments read in output and photo; below, what is lost beyond photos saved as JPEG"
+    return Table(caption, columns, rows, "preservation")
 
 
-def _kept_figure(row: "pd.Series[Any]", value: str, *ends: str) -> str:
-    """Rates in percent; years and cosines as they are."""
-    factor, unit = (100, " %") if row["unit"] == "rate" else (1, " years" if row["unit"] == "years" else "")
-    low, high = (factor * row[end] for end in ends) if ends else (math.nan, math.nan)
-    how = fit([factor * row[value]], [high - low])
-    return f"{how.interval(factor * row[value], low, high)} {how.power}".strip() + unit
+def _kept_cell(row: "pd.Series[Any] | None") -> Cell:
+    if row is None or math.isnan(row["value"]):
+        return number_cell("not measured", kind="muted")
+    kept, lost = _scaled(row, "value", "low", "high"), _scaled(row, "loss", "loss_low", "loss_high")
+    return number_cell(kept, f"lost {lost}")
+
+
+def _scaled(row: "pd.Series[Any]", *names_: str) -> str:
+    """A figure with its interval; rates in percent."""
+    mean, low, high = ((100 if row["unit"] == "rate" else 1) * row[name] for name in names_)
+    return fit([mean], [high - low]).interval(mean, low, high)
 
 
 def _bands(run: Run) -> Iterator[Table]:
@@ -166,9 +155,8 @@ def _bands(run: Run) -> Iterator[Table]:
     columns = [
         Column("Backend"),
         Column("Band", wide=True),
-        Column("Group", wide=True),
-        Column("n", "test images, of calibration below"),
-        Column("Held", "%, what is promised below"),
+        Column("n", "test images"),
+        Column("Held", "% of images"),
         Column("Verdict", wide=True),
         Column("Times", "the spread, or levels"),
         Column("Width", "levels of 255"),
@@ -176,16 +164,18 @@ def _bands(run: Run) -> Iterator[Table]:
     ]
     caption = "Bands that should hold the truth, calibrated on the other half of the images"
     yield Table(caption, columns, [_band(run, row) for _, row in frame[whole].iterrows()], "uncertainty")
-    rows = [_band(run, row) for _, row in frame[~whole].iterrows()]
+    told = frame[~whole & frame["coverage"].notna()]
+    rows = [_band(run, row) for _, row in told.iterrows()]
     yield Table(f"{caption}, by group", columns, rows, "uncertainty", folded=True)
 
 
 def _band(run: Run, row: "pd.Series[Any]") -> list[Cell]:
-    who = [short_label(run, row["backend"]), Cell(str(row["band"])), Cell(str(row["group"]), str(row["attribute"]))]
-    n = number_cell(count(row["n"]), count(row["calibration"]))
+    whose = "all" if row["group"] == "all" else f"{row['attribute']}: {row['group']}"
+    who = [short_label(run, row["backend"]), Cell(str(row["band"]), whose)]
+    n = number_cell(count(row["n"]), f"{count(row['calibration'])} calibrate" if row["n"] else "")
     if math.isnan(row["coverage"]):
         return [*who, n, number_cell("–", kind="muted"), Cell(str(row["note"])), *(number_cell("–") for _ in range(3))]
-    promised = f"{100 * row['expected_low']:.0f} to {100 * row['expected_high']:.0f}"
+    promised = f"{100 * row['expected_low']:.0f} to {100 * row['expected_high']:.0f} promised"
     return [
         *who,
         n,

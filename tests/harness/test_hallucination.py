@@ -159,8 +159,8 @@ def test_the_report_says_it_in_a_sentence(planted: RunFolder) -> None:
     audit.write_tables(planted)
     build(planted.path)
     page = (planted.path / "report.html").read_text()
-    assert "flat: made small again its outputs are their inputs to" in page
-    assert "100.0 [75.8, 100.0] % of 12 miss the goal of 45 dB" in page
+    assert "flat: 100 [76, 100] % of its 12 outputs miss the consistency goal of 45 dB" in page
+    assert page.count("Hallucination of flat in red") == 2
     assert len(page) < 1_000_000
 
 

@@ -103,6 +103,14 @@ def test_the_hash_follows_the_content() -> None:
             GOOD + "corruptions: {names: [glass_blur], images: 3, metrics: [psnr]}",
             "s.yaml:9: corruptions: glass_blur moves pixels: only lr_mse and lr_psnr fit it",
         ),
+        (GOOD, GOOD + "hallucination: {distances: [l1]}", "s.yaml:9: hallucination: needs lr_psnr among the metrics"),
+        (GOOD, GOOD + "hallucination: {distances: [lpipz]}", "hallucination.distances: .*did you mean lpips"),
+        (GOOD, GOOD + "uncertainty: {images: 9, coverage: 90}", "s.yaml:9: uncertainty.coverage: "),
+        (
+            "high: 64\nmetrics: [psnr",
+            "high: 16\nhallucination: {distances: [lpips]}\nmetrics: [lr_psnr",
+            "s.yaml:5: hallucination: lpips needs images of 32 or more",
+        ),
         (
             "high: 64",
             "high: 64\nset_metrics: [kid_mine]",
@@ -158,6 +166,8 @@ def test_a_suite_of_photos_has_no_reference() -> None:
         ("max_pixels: 10000", "max_pixels: 9000000", "p.yaml:5: photos.max_pixels: 9000000 are more than 4000000"),
         ("max_pixels: 10000", "max_pixel: 10000", "p.yaml:.*max_pixel"),
         ("metrics:", "diversity: {images: 4, samples: 1}\nmetrics:", "p.yaml:6: diversity.samples: "),
+        ("metrics:", "hallucination: {distances: [l1]}\nmetrics:", "p.yaml:6: hallucination: compares with the ground"),
+        ("metrics:", "uncertainty: {images: 40}\nmetrics:", "p.yaml:6: uncertainty: compares with the ground truth"),
     ],
 )
 def test_a_suite_of_photos_cannot_ask_for_what_needs_the_truth(old: str, new: str, words: str) -> None:
