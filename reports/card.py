@@ -129,7 +129,7 @@ def _details(about: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _word(fact: bool | None, yes: str, no: str) -> str | None:
+def _word(fact: Any, yes: str, no: str) -> str | None:  # noqa: ANN401 - a JSON value
     return None if fact is None else yes if fact else no
 
 
