@@ -67,7 +67,7 @@ def _facts(pairs: dict[str, Any]) -> str:
 
 
 def _front_matter(run: Run, label: str, about: dict[str, Any]) -> str:
-    metadata = {**_licence(about), "pipeline_tag": TASK["type"], "tags": ["super-resolution"]}
+    metadata: dict[str, Any] = {**_licence(about), "pipeline_tag": TASK["type"], "tags": ["super-resolution"]}
     metrics = list(_results(run, label))
     if metrics:
         data = run.record["dataset"]
@@ -122,11 +122,15 @@ def _details(about: dict[str, Any]) -> dict[str, Any]:
         "Version (digest of code and weights)": about.get("digest"),
         "Options": options(about),
         "Device and precision": ", ".join(filter(None, (about.get("device"), about.get("precision")))),
-        "Same bytes for the same request": {True: "claimed", False: "not claimed"}.get(about.get("deterministic")),
+        "Same bytes for the same request": _word(about.get("deterministic"), "claimed", "not claimed"),
         "Licence": about.get("licence"),
         "Developed by": None,
         "Paper, contact": None,
     }
+
+
+def _word(fact: Any, yes: str, no: str) -> str | None:  # noqa: ANN401 - a JSON value
+    return None if fact is None else yes if fact else no
 
 
 def _use(about: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +139,7 @@ def _use(about: dict[str, Any]) -> dict[str, Any]:
         "Made for, as it states itself": about.get("domain"),
         "Intended users": None,
         "Outside its domain": f"inputs under {least} pixels" if least > 1 else None,
-        "Tested within its domain": {True: "no", False: "yes"}.get(about.get("out_of_domain")),
+        "Tested within its domain": _word(about.get("out_of_domain"), "no", "yes"),
     }
 
 

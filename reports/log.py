@@ -79,7 +79,7 @@ def _metrics(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def _rows(run: Run, names: Sequence[str], labels: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+def _rows(run: Run, names: Sequence[str], labels: Sequence[str]) -> dict[str, list[dict[Any, Any]]]:
     """The rows of the judged backends and of the control arms, by table."""
     wanted = {*labels, CONTROL, BASELINE}
     frames = {name: run.table(name) for name in names}

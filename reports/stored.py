@@ -13,10 +13,11 @@ from reports.numbers import NOTHING
 from reports.parts import Cell, Column, Table
 
 ACCURACY = ("summary", "differences", "diversity", "sets")
-IMPACT = tuple(name for name in FAIRNESS if name in TABLES)
-"""What differs between groups of people."""
 COST = ("speed", "scenarios", "untimed")
-OTHER = tuple(name for name in TABLES if name not in (*ACCURACY, *IMPACT, *COST, "worst", "samples"))
+IMPACT = tuple(name for name, columns in TABLES.items() if name in FAIRNESS or "attribute" in columns)
+"""What differs between groups of people."""
+PICTURES = tuple(name for name, columns in TABLES.items() if "output" in columns)
+OTHER = tuple(name for name in TABLES if name not in (*ACCURACY, *COST, *IMPACT, *PICTURES))
 """How outputs stand noise, attacks and the like, what they invent, and what failed."""
 
 
