@@ -1,7 +1,7 @@
 """The tables of the README, from a run folder: `python -m benchmarks.readme RUN`.
 
-A run at several sizes, such as the suite `speed`, gives the table of costs; one of many backends, such as
-`sr3-samplers`, a line for each; any other the comparison.
+A run at several sizes, such as the suite `speed`, gives the table of costs; one with corruptions, such as `readiness`,
+that of robustness; one of many backends, such as `sr3-samplers`, a line for each; any other the comparison.
 """
 
 import math
@@ -105,13 +105,70 @@ def ratio(row: dict[Any, Any]) -> str:
     return f"{row['ratio']:.3g}{interval}"
 
 
+SPLIT = {f"{kind}_lpips": kind for kind in ("hallucination", "omission", "improvement")}
+FIGURES = {"lr_psnr": "LR-PSNR dB", **SPLIT}
+
+
+def robustness(tables: dict[str, pd.DataFrame]) -> str:
+    """What corruption does to each backend, and what it invents; then the paired differences of the latter.
+
+    mCE and amplification are ratios to bicubic on the same corrupted inputs. A crossing is the first severity at which a
+    backend's LPIPS is worse than bicubic's.
+    """
+    whole, split, crossings = tables["robustness"], tables["hallucination"], tables["crossings"]
+    names = ["mCE (LPIPS)", "mCE (MSE)", "worse than bicubic (LPIPS)", "amplification", *FIGURES.values()]
+    lines = [f"| backend | {' | '.join(names)} |", "| " + " | ".join(["---"] * (len(names) + 1)) + " |"]
+    for label in dict.fromkeys(whole["backend"]):
+        mine = whole[whole["backend"] == label].set_index(["measure", "metric"])
+        shares = split[split["backend"] == label].set_index("measure")
+        cells = [interval(mine.loc[("mce", metric)]) for metric in ("lpips_alex", "mse")]
+        crossed = crossings[(crossings["backend"] == label) & (crossings["metric"] == "lpips_alex")]
+        cells += [crossing(crossed), interval(mine.loc[("amplification", "mse")])]
+        cells += [interval(shares.loc[name]) if name in shares.index else "–" for name in FIGURES]
+        lines.append(f"| {' | '.join([label, *cells])} |")
+    return "\n\n".join(["\n".join(lines), "Paired differences, first minus second:", paired(tables)])
+
+
+def paired(tables: dict[str, pd.DataFrame]) -> str:
+    """Differences of consistency and shares, on the same images."""
+    both = pd.concat(
+        [tables["differences"].rename(columns={"backend": "first", "baseline": "second"}), tables["pairs"]]
+    )
+    both = both[both["metric"].isin(FIGURES) & (both["first"] != "passthrough")]
+    lines = [
+        f"| first | second | {' | '.join(FIGURES.values())} |",
+        "| " + " | ".join(["---"] * (len(FIGURES) + 2)) + " |",
+    ]
+    for (first, second), rows in both.groupby(["first", "second"], sort=False):
+        by_metric = rows.rename(columns={"mean": "value"}).set_index("metric")
+        cells = [interval(by_metric.loc[name]) if name in by_metric.index else "–" for name in FIGURES]
+        lines.append(f"| {first} | {second} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def interval(row: "pd.Series[Any]") -> str:
+    """A value with its 95 % interval."""
+    return f"{row['value']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
+
+
+def crossing(rows: pd.DataFrame) -> str:
+    """At which severities a backend is first worse than bicubic, under how many corruptions each."""
+    if rows.empty:
+        return "–"
+    counts = rows["crossing"].dropna().astype(int).value_counts().sort_index()
+    first = [f"from {severity}: {count}" for severity, count in counts.items()]
+    return ", ".join([*first, f"never: {int(rows['crossing'].isna().sum())}"])
+
+
 def main() -> int:
     """Print the tables; returns the exit status."""
     if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "tables/summary.parquet").exists():
         print("usage: python -m benchmarks.readme RUN (a folder that `harness run` wrote)", file=sys.stderr)
         return 2
     tables = {p.stem: pd.read_parquet(p) for p in (Path(sys.argv[1]) / "tables").glob("*.parquet")}
-    if len(set(tables["speed"]["output_px"])) > 1:
+    if len(tables.get("robustness", ())):
+        print(robustness(tables))
+    elif len(set(tables["speed"]["output_px"])) > 1:
         print(costs(tables["speed"]))
     else:
         print((overview if tables["summary"]["backend"].nunique() >= MANY else comparison)(tables))
