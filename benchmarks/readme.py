@@ -112,8 +112,8 @@ FIGURES = {"lr_psnr": "LR-PSNR dB", **SPLIT}
 def robustness(tables: dict[str, pd.DataFrame]) -> str:
     """What corruption does to each backend, and what it invents; then the paired differences of the latter.
 
-    mCE and amplification are ratios to bicubic on the same corrupted inputs. A crossing is the first severity at which a
-    backend's LPIPS is worse than bicubic's.
+    mCE and amplification are ratios to bicubic on the same corrupted inputs. A crossing is the first severity at which
+    a backend's LPIPS is worse than bicubic's.
     """
     whole, split, crossings = tables["robustness"], tables["hallucination"], tables["crossings"]
     names = ["mCE (LPIPS)", "mCE (MSE)", "worse than bicubic (LPIPS)", "amplification", *FIGURES.values()]
