@@ -103,6 +103,17 @@ def test_the_hash_follows_the_content() -> None:
             GOOD + "corruptions: {names: [glass_blur], images: 3, metrics: [psnr]}",
             "s.yaml:9: corruptions: glass_blur moves pixels: only lr_mse and lr_psnr fit it",
         ),
+        (GOOD, GOOD + "corruptions: {names: [fog], images: 3}", "s.yaml:9: corruptions: lr_psnr is compared with its"),
+        (
+            GOOD,
+            GOOD + "corruptions: {names: [fog], images: 3, seeds: {names: [snow], severity: 3, images: 2}}",
+            "s.yaml:9: corruptions: unknown corruption 'snow'; known: fog",
+        ),
+        (
+            GOOD,
+            GOOD + "corruptions: {names: [fog], images: 3, seeds: {names: [fog], severity: 2, images: 2}}",
+            "s.yaml:9: corruptions: seeds: severity 2 is none of the severities .1, 3, 5",
+        ),
         (
             "high: 64",
             "high: 64\nset_metrics: [kid_mine]",
