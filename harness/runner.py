@@ -256,7 +256,9 @@ class Run:
         return Item(image, load(self.folder.input(step.condition.folder, image)), seed)
 
     def _failure(self, who: Row, step: Step, image: str, error: Exception) -> Row:
-        where = {"condition": step.condition.name, "severity": step.condition.severity, "scale": self.suite.scale}
+        condition = step.condition
+        where = {"condition": condition.name, "severity": condition.severity, "scale": self.suite.scale}
+        where["stage"] = f"draw-{condition.draw}" if condition.draw else ""
         what = {"image": image, "sample": step.sample, "metric": "output", "error": f"{type(error).__name__}: {error}"}
         return who | self.labels[image] | where | what
 
@@ -266,7 +268,7 @@ class Run:
             self._failure(who, step, image, error)
             for step in self.steps
             for image in step.images
-            if image in self.sizes and not step.sample
+            if image in self.sizes and not (step.sample or step.condition.draw)
         ]
         self.folder.append(rows, "failed")
 

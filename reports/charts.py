@@ -168,7 +168,7 @@ def _curves(run: Run, metric: str) -> alt.TopLevelMixin | None:
     panel = alt.layer(*layers).properties(width=125, height=80)
     header = alt.Header(title=None, labelFontSize=12, labelColor=INK, labelPadding=2)
     facets = panel.facet(alt.Facet("corruption:N", sort=order, header=header), columns=4, spacing=8)
-    return _configured(facets.properties(title=alt.Title(f"{title}; severity", fontSize=12, fontWeight="normal")))
+    return _configured(facets.properties(title=alt.Title(f"{title}, by severity", fontSize=12, fontWeight="normal")))
 
 
 def _groups(run: Run, attribute: str) -> alt.TopLevelMixin | None:

@@ -48,27 +48,34 @@ def _absent(run: Run) -> Iterator[str]:
 def sentences(run: Run) -> Iterator[str]:
     """One for each compared backend: where it is no longer better than bicubic, its mCE and its amplification."""
     for label in run.compared:
-        parts = [p for p in (_where(run, label), _mce(run, label), _amplified(run, label)) if p]
+        where = [_where(run, label, metric) for metric in (run.headline, DISTORTION)]
+        parts = [part for part in (*where, _mce(run, label), _amplified(run, label)) if part]
         yield f"{label}: {'; '.join(parts)}." if parts else f"{label}: not measured under corruption. {NOT_PASSED}"
 
 
-def _where(run: Run, label: str) -> str:
-    mine = run.table("crossings", run.headline)
+def _where(run: Run, label: str, metric: str) -> str:
+    mine = run.table("crossings", metric)
     mine = mine[mine["backend"] == label]
     if mine.empty:
         return ""
     found = {word: mine[mine["verdict"] == word] for word in ("better", "worse", "not separated")}
-    parts = [f"better than {BASELINE} at every severity of {len(found['better'])} of {len(mine)} corruptions"]
-    for severity, rows in found["worse"].groupby("crossing"):
-        late = f"worse from severity {count(severity)} on under {_listed(rows)}"
-        parts.append(late if severity else "worse on clean inputs already")
+    better = f"better than {BASELINE} at every severity of {len(found['better'])} of {len(mine)} corruptions"
+    parts = [better, *_worse(found["worse"])]
     if len(found["not separated"]):
         parts.append(f"not better throughout, but nowhere worse, under {_listed(found['not separated'])}")
-    return f"in {run.title(run.headline)} {', '.join(parts)}"
+    return f"in {run.title(metric)} {', '.join(parts)}"
+
+
+def _worse(rows: pd.DataFrame) -> Iterator[str]:
+    for severity, mine in rows.groupby("crossing"):
+        late = f"worse from severity {count(severity)} on under {_listed(mine)}"
+        yield late if severity else "worse on clean inputs already"
 
 
 def _listed(rows: pd.DataFrame) -> str:
-    return names(_spoken(name) for name in rows["corruption"])
+    """Some corruptions by name, or the first three of many."""
+    spoken = [_spoken(name) for name in rows["corruption"]]
+    return names(spoken if len(spoken) <= 4 else [*spoken[:3], f"{count(len(spoken) - 3)} more"])
 
 
 def _spoken(corruption: str) -> str:
@@ -178,7 +185,7 @@ def _by_corruption(  # noqa: PLR0913 - a table is what it is of, its name, its s
 
 
 def _crossing(row: "pd.Series[Any]") -> Cell:
-    beside = f"better at {count(row['better'])} of {count(row['tested'])}"
+    beside = "" if row["verdict"] == "better" else f"better at {count(row['better'])} of {count(row['tested'])}"
     if row["verdict"] == "worse":
         start = f"worse from {count(row['crossing'])}" if row["crossing"] else "worse when clean"
         return number_cell(start, beside, "strong")
@@ -265,7 +272,7 @@ def _pooled_gaps(run: Run) -> Table:
 
 def _gap(row: "pd.Series[Any]") -> Cell:
     if row["verdict"] == "insufficient":
-        return number_cell("insufficient", f"n = {count(row['n'])}", "muted")
+        return number_cell("insufficient", kind="muted")
     chance = f"{significant(row['null_p95'])}, p {p_value(row['p_adjusted'])}, {row['verdict']}"
     return number_cell(significant(row["gap"]), chance, "strong" if row["verdict"] == "disparity" else "")
 

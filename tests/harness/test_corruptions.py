@@ -254,6 +254,25 @@ def test_kernels_of_the_degradations_are_what_they_are_called() -> None:
         assert np.allclose(kernel, kernel[::-1, ::-1])  # centred: nothing moves
 
 
+def test_bsrgan_draws_from_the_published_ranges() -> None:
+    """Blurs reach 12 pixels and variances of 5, no more; noise of a random covariance has the level of 25 of 255."""
+    point = np.zeros((51, 51, 3))
+    point[25, 25] = 1
+    axis, reach, widest = np.arange(51) - 25, [], []
+    for seed in range(300):
+        seen = realworld._bsrgan_blur(point, 1.0, RNG(seed))[..., 0]
+        reach.append(np.abs(axis[seen.max(axis=0) > 0]).max())
+        rows, columns = (seen.sum(axis=side) @ axis**2 for side in (1, 0))
+        mixed = axis @ seen @ axis
+        widest.append(np.linalg.eigvalsh([[rows, mixed], [mixed, columns]])[1])
+    assert max(reach) == 12
+    assert 4.5 < max(widest) <= 5
+    noises = [realworld._bsrgan_noise(GREY, 1.0, RNG(seed)) - GREY for seed in range(200)]
+    mixtures = [n for n in noises if 0.2 < np.abs(np.corrcoef(n.reshape(-1, 3).T)[0, 1:]).max() < 0.999]
+    assert len(mixtures) > 10
+    assert np.mean([n.var() for n in mixtures]) * 255**2 == pytest.approx(25**2 / 2, rel=0.25)
+
+
 def test_sensors_count_electrons() -> None:
     """At full strength the variance of sensor noise is light / 500 + 0.0001, within four standard errors."""
     noisy = realworld._sensor(GREY, 1.0, RNG(2))

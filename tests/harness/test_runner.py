@@ -61,11 +61,12 @@ def test_a_run_writes_what_scripts_rely_on(suite_file: SuiteFile, photos: Path, 
     clean = rows[(rows["condition"] == "clean") & (rows["metric"] == "psnr")]
     assert clean.groupby("backend")["image"].nunique().to_dict() == {"passthrough": 70, "bicubic": 70, "nearest": 70}
     assert (clean.loc[clean["backend"] == "passthrough", "value"] == float("inf")).all()
-    assert (rows["condition"] == "gaussian_noise").sum() == 24
-    corrupted = rows[rows["condition"].isin(["contrast", "glass_blur"])]
+    noisy = rows[rows["condition"] == "gaussian_noise"]
+    assert noisy.groupby("metric").size().to_dict() == {"psnr": 24, "change_mse": 24}
+    corrupted, changes = rows[rows["condition"].isin(["contrast", "glass_blur"])], ("lr_mse", "change_mse")
     assert corrupted.groupby(["condition", "severity", "metric"]).size().to_dict() == {
-        **{("contrast", severity, metric): 12 for severity in (1, 5) for metric in ("psnr", "lr_mse")},
-        **{("glass_blur", severity, "lr_mse"): 12 for severity in (1, 5)},
+        **{("contrast", severity, metric): 12 for severity in (1, 5) for metric in (*changes, "psnr")},
+        **{("glass_blur", severity, metric): 12 for severity in (1, 5) for metric in changes},
     }
     assert {"end_to_end_s", "compute_s", "transport_s", "cold_start_s"} <= set(rows["metric"])
     assert set(rows.loc[rows["metric"] == "end_to_end_s", "stage"]) == {"batch-1", "batch-4"}
@@ -76,6 +77,8 @@ def test_a_run_writes_what_scripts_rely_on(suite_file: SuiteFile, photos: Path, 
         "groups",
         "gaps",
         "noise",
+        "corruptions",
+        "amplification",
         "speed",
         "scenarios",
         "untimed",

@@ -111,6 +111,17 @@ def test_the_hash_follows_the_content() -> None:
             "high: 16\nhallucination: {distances: [lpips]}\nmetrics: [lr_psnr",
             "s.yaml:5: hallucination: lpips needs images of 32 or more",
         ),
+        (GOOD, GOOD + "corruptions: {names: [fog], images: 3}", "s.yaml:9: corruptions: lr_psnr is compared with its"),
+        (
+            GOOD,
+            GOOD + "corruptions: {names: [fog], images: 3, seeds: {names: [snow], severity: 3, images: 2}}",
+            "s.yaml:9: corruptions: unknown corruption 'snow'; known: fog",
+        ),
+        (
+            GOOD,
+            GOOD + "corruptions: {names: [fog], images: 3, seeds: {names: [fog], severity: 2, images: 2}}",
+            "s.yaml:9: corruptions: seeds: severity 2 is none of the severities .1, 3, 5",
+        ),
         (
             "high: 64",
             "high: 64\nset_metrics: [kid_mine]",
