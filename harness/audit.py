@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness import attack_effects
+from harness.attacker import METRIC
 from harness.datasets import UNKNOWN
 from harness.diversity import DIVERSITY
 from harness.fairness import groups as fairness
@@ -61,6 +63,9 @@ COLUMNS = {
     "untimed": "backend output_px stage status reason",
     "worst": "backend metric rank image value input output target",
     "samples": "image backend input output target",
+    "attacks": "backend attack epsilon n change change_low change_high amplification amplification_low "
+    "amplification_high versus_bicubic versus_bicubic_low versus_bicubic_high versus_signs versus_signs_low "
+    "versus_signs_high psnr psnr_low psnr_high lpips lpips_low lpips_high seeds verdict",
     "failures": "backend condition kind message n",
     "diversity": "backend samples n mean low high note",
     "sets": "backend metric n value low high note",
@@ -95,7 +100,8 @@ def tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
         "sets": sets,
     }
     made = {name: make(scores) for name, make in makers.items()}
-    return made | {name: _frame(name, rows) for name, rows in readings.tables(scores).items()}
+    derived = readings.tables(scores) | attack_effects.tables(scores)
+    return made | {name: _frame(name, rows) for name, rows in derived.items()}
 
 
 def write_tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
@@ -290,7 +296,7 @@ def _chosen(scores: Scores) -> list[str]:
 
 def failures(scores: Scores) -> pd.DataFrame:
     """What failed, by backend, condition and kind, with one of the messages; unusable images under backend ""."""
-    failed = scores.rows[scores.rows["metric"].isin(("output", "timed")) & (scores.rows["error"] != "")]
+    failed = scores.rows[scores.rows["metric"].isin(("output", "timed", METRIC)) & (scores.rows["error"] != "")]
     counts: dict[tuple[str, str, str], list[str]] = {}
     for row in failed.to_dict("records"):
         kind, _, message = str(row["error"]).partition(": ")

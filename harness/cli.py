@@ -119,6 +119,7 @@ def run(  # noqa: PLR0913, PLR0917 - the options of the command
 def score(run_folder: RunArgument) -> None:
     """Score the stored outputs of a run again and derive its tables, without any backend."""
     with one_line_errors():
+        from harness.attack_effects import measure_attacks
         from harness.diversity import measure_diversity
         from harness.fairness.readings import measure_readings
         from harness.runner import new_progress
@@ -131,6 +132,7 @@ def score(run_folder: RunArgument) -> None:
             with new_progress() as progress:
                 score_run(folder, progress)
                 measure_diversity(folder, progress)
+                measure_attacks(folder, progress)
                 measure_sets(folder, progress)
                 measure_readings(folder, progress)
             failed = _finish(folder)

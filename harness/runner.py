@@ -15,6 +15,8 @@ from typing import Any
 import pandas as pd
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from harness.attack_effects import measure_attacks
+from harness.attacker import Attacker
 from harness.client import Item
 from harness.credentials import Credentials, load_credentials
 from harness.datasets import Dataset, dataset_hash, limit, open_dataset
@@ -144,12 +146,14 @@ class Run:
             self._write_record("running")
             for backend in self.backends:
                 self._generate(backend)
+                self._attack(backend)
                 self._time(backend)
                 self._note(backend)
             for part in earlier:  # only now: their cases have been tried again
                 part.unlink(missing_ok=True)
             score_run(self.folder, self.progress)
             measure_diversity(self.folder, self.progress)
+            measure_attacks(self.folder, self.progress)
             measure_sets(self.folder, self.progress)
             measure_readings(self.folder, self.progress)
         except BaseException as error:
@@ -206,6 +210,17 @@ class Run:
                     self.progress.advance(task, len(images))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _attack(self, backend: Replicas) -> None:
+        """Store the attacks that are missing, and a row for each failure."""
+        part = self.suite.attacks
+        if part is None:
+            return
+        chosen = {record.id for record in limit(self.dataset, part.images, self.suite.seed).records}
+        images = self.images[self.images["image"].isin(chosen)]
+        common = self._identity(backend) | {"scale": self.suite.scale}
+        for failure in Attacker(self.folder, self.suite, part, backend, images).run(self.progress):
+            self.folder.append([common | self.labels[failure["image"]] | failure], "failed")
 
     def _usable(self, step: Step) -> list[str]:
         return [i for i in step.images if i in self.sizes and self.folder.input(step.condition.folder, i).exists()]

@@ -291,6 +291,7 @@ class Session:
             "domain": d.domain[:300],
             "domain_minimum": d.sizes.domain_minimum,
             "deterministic": d.deterministic,
+            "gradient": self.differentiable,
             "status": "ok",
             "error": None,
         }

@@ -37,6 +37,41 @@ def bootstrap_interval(values: Float, level: float = 0.95) -> tuple[float, float
     return float(low), float(high)
 
 
+@lru_cache(maxsize=2)
+def _weights(n: int) -> Float:
+    """How much each of n values counts in the mean of each of `_resamples`: (`REPLICATES`, n)."""
+    places = _resamples(n) + n * np.arange(REPLICATES)[:, None]
+    return np.bincount(places.ravel(), minlength=REPLICATES * n).reshape(REPLICATES, n) / n
+
+
+def resampled_means(values: Float) -> Float:
+    """Means of the columns of (n, k) values over resampled rows: (`REPLICATES`, k); NaN for fewer than two rows.
+
+    All columns of all arrays of n rows have the same resamples, those of `bootstrap_interval`: rows stay paired.
+    """
+    n, columns = values.shape
+    if n < 2:
+        return np.full((REPLICATES, columns), math.nan)
+    means: Float = _weights(n) @ values
+    return means
+
+
+def mean_intervals(values: Float) -> list[tuple[float, float, float]]:
+    """Mean and 95 % interval of each column of finite (n, k) values, as `bootstrap_interval` gives for one; n >= 1."""
+    low, high = np.quantile(resampled_means(values), [0.025, 0.975], axis=0)
+    return [*zip(values.mean(axis=0).tolist(), low.tolist(), high.tolist(), strict=True)]
+
+
+def ratio_of_means(above: Float, below: Float) -> tuple[float, float, float]:
+    """Mean over k of mean(above[:, k]) / mean(below[:, k]) with its 95 % interval, from paired (n, k) values.
+
+    Percentile bootstrap over rows, all columns of both sides resampled together. No mean of `below` may be 0.
+    """
+    ratios = (resampled_means(above) / resampled_means(below)).mean(axis=1)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return float((above.mean(axis=0) / below.mean(axis=0)).mean()), float(low), float(high)
+
+
 @dataclass(frozen=True)
 class Gap:
     """The largest difference between group means, and what chance alone gives for groups of these sizes.

@@ -48,6 +48,7 @@ ABSENT: dict[str, str] = {
     "untimed": "what was left out of the timed passes is not listed",
     "worst": "no case was scored",
     "samples": "no sample pictures were kept",
+    "attacks": "the suite asks for no attacks, or they have not run",
     "failures": "failures were not counted",
     "diversity": "the suite asks for no diversity, or it has not run",
     "sets": "the suite lists no measures of sets, or they have not run",

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from harness.score import BASELINE
-from reports import fairness
+from reports import attacks, fairness
 from reports.findings import DISTORTION, ranks
 from reports.load import Run
 from reports.numbers import NOTHING, Format, count, duration, fit, multiple, names, significant, times
@@ -40,6 +40,7 @@ def sections(run: Run) -> list[Section]:
         _comparison,
         _speed,
         _noise,
+        attacks.section,
         fairness.section,
         _worst,
         _failures,
