@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness import explanations, robustness
+from harness import attack_effects, attacker, explanations, robustness
 from harness.datasets import UNKNOWN
 from harness.diversity import DIVERSITY
 from harness.fairness import groups as fairness
@@ -85,6 +85,9 @@ COLUMNS = {
     "p_random over_edge over_edge_low over_edge_high p_edge verdict",
     "diffusion_index": "backend attribute group n mean low high status",
     "maps": "image backend map output picture",
+    "attacks": "backend attack epsilon n change change_low change_high amplification amplification_low "
+    "amplification_high versus_bicubic versus_bicubic_low versus_bicubic_high versus_signs versus_signs_low "
+    "versus_signs_high psnr psnr_low psnr_high lpips lpips_low lpips_high seeds verdict",
     "failures": "backend condition kind message n",
     "diversity": "backend samples n mean low high note",
     "sets": "backend metric n value low high note",
@@ -125,6 +128,7 @@ def tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
     }
     rows = {
         **robustness.tables(scores),
+        **attack_effects.tables(scores),
         **readings.tables(scores),
         **explanations.tables(scores),
         "hallucination": list(hallucination_rows(scores)),
@@ -326,11 +330,13 @@ def _chosen(scores: Scores) -> list[str]:
     return [*map(str, first.index if 2 <= len(first) <= MOST_GROUPS else usable["image"].head(SAMPLES))]
 
 
+FAILING = ("output", "timed", attacker.METRIC, explanations.METRIC)
+"""What rows of failures are about."""
+
+
 def failures(scores: Scores) -> pd.DataFrame:
     """What failed, by backend, condition and kind, with one of the messages; unusable images under backend ""."""
-    failed = scores.rows[
-        scores.rows["metric"].isin(("output", "timed", explanations.METRIC)) & (scores.rows["error"] != "")
-    ]
+    failed = scores.rows[scores.rows["metric"].isin(FAILING) & (scores.rows["error"] != "")]
     counts: dict[tuple[str, str, str], list[str]] = {}
     for row in failed.to_dict("records"):
         kind, _, message = str(row["error"]).partition(": ")

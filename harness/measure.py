@@ -2,6 +2,7 @@
 
 from rich.progress import Progress
 
+from harness.attack_effects import measure_attacks
 from harness.changes import measure_changes
 from harness.diversity import measure_diversity
 from harness.fairness.readings import measure_readings
@@ -16,6 +17,7 @@ STAGES = (
     score_run,
     measure_diversity,
     measure_changes,
+    measure_attacks,
     measure_sets,
     measure_readings,
     measure_hallucination,

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from harness.attacker import Attacker
 from harness.client import Item
 from harness.credentials import Credentials, load_credentials
 from harness.datasets import Dataset, dataset_hash, limit, open_dataset
@@ -25,7 +26,7 @@ from harness.fairness.readings import describe_instruments
 from harness.images import centre_square, load
 from harness.measure import measure
 from harness.metrics import preflight
-from harness.plan import CLEAN, BackendSpec, Job, Step, parse_backend, plan
+from harness.plan import CLEAN, BackendSpec, Job, Step, images_of, parse_backend, plan
 from harness.prepare import prepare
 from harness.record import continued, input_sizes, new_record, now, usual_size
 from harness.replicas import Replicas
@@ -145,7 +146,7 @@ class Run:
             self._write_record("running")
             for backend in self.backends:
                 self._generate(backend)
-                self._explain(backend)
+                self._probe(backend)
                 self._time(backend)
                 self._note(backend)
             for part in earlier:  # only now: their cases have been tried again
@@ -206,16 +207,16 @@ class Run:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _explain(self, backend: Replicas) -> None:
-        """Store the maps of attribution that are missing, and a row for each failure."""
-        part = self.suite.explanations
-        if part is None:
-            return
-        chosen = {record.id for record in limit(self.dataset, part.images, self.suite.seed).records}
-        images = self.images[self.images["image"].isin(chosen)]
+    def _probe(self, backend: Replicas) -> None:
+        """Store the attacks and the maps of attribution that are missing, and a row for each failure."""
         common = self._identity(backend) | {"condition": CLEAN.name, "scale": self.suite.scale}
-        for failure in Explainer(self.folder, self.suite, part, backend, images).run(self.progress):
-            self.folder.append([common | self.labels[failure["image"]] | failure], "failed")
+        for part, probe in ((self.suite.attacks, Attacker), (self.suite.explanations, Explainer)):
+            if part is None:
+                continue
+            chosen = images_of(self.suite, self.dataset, part.images)
+            images = self.images[self.images["image"].isin(chosen)]
+            for failure in probe(self.folder, self.suite, part, backend, images).run(self.progress):
+                self.folder.append([common | self.labels[failure["image"]] | failure], "failed")
 
     def _usable(self, step: Step) -> list[str]:
         return [i for i in step.images if i in self.sizes and self.folder.input(step.condition.folder, i).exists()]

@@ -297,6 +297,34 @@ class Explanations(Strict):
         return maps
 
 
+class Attacks(Strict):
+    """Inputs changed on purpose by at most `epsilons` levels a value, for so many images (see `harness.attacks`).
+
+    `names` are the attacks on backends with `Gradient`, of `steps` steps each; those without it are attacked by
+    `queries` random changes. Each is attacked with `samples` seeds of its sampler, a deterministic one with one.
+    """
+
+    images: int = Field(ge=2)
+    names: tuple[Literal["ifgsm", "pgd"], ...] = Field(default=("pgd",), min_length=1)
+    epsilons: tuple[int, ...] = Field(default=(1, 2, 4, 8), min_length=1)
+    steps: int = Field(default=3, ge=1, le=1000)
+    samples: int = Field(default=2, ge=1, le=64)
+    queries: int = Field(default=40, ge=1, le=100_000)
+
+    @field_validator("names")
+    @classmethod
+    def _once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        check_names(names, list(names), "attack")
+        return names
+
+    @field_validator("epsilons")
+    @classmethod
+    def _rising(cls, epsilons: tuple[int, ...]) -> tuple[int, ...]:
+        if any(not 1 <= e <= 64 for e in epsilons) or list(epsilons) != sorted(set(epsilons)):
+            raise ValueError("epsilons must rise and lie in 1 to 64 levels")
+        return epsilons
+
+
 class Suite(Strict):
     """What to measure: either `low` and `high`, the sides of input and output in pixels, or `photos`.
 
@@ -329,6 +357,7 @@ class Suite(Strict):
     hallucination: Hallucination | None = None
     uncertainty: Uncertainty | None = None
     explanations: Explanations | None = None
+    attacks: Attacks | None = None
 
     _metrics = field_validator("metrics")(_known_metrics)
 

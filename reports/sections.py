@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from harness.score import BASELINE
-from reports import explanations, fairness, hallucination, robustness
+from reports import attacks, explanations, fairness, hallucination, robustness
 from reports.findings import DISTORTION, ranks
 from reports.load import Run
 from reports.numbers import NOTHING, Format, count, duration, fit, multiple, names, significant, times
@@ -41,6 +41,7 @@ def sections(run: Run) -> list[Section]:
         _speed,
         _noise,
         robustness.section,
+        attacks.section,
         fairness.section,
         hallucination.section,
         explanations.section,
