@@ -63,9 +63,8 @@ def _sentences(frame: pd.DataFrame) -> Iterator[str]:
     """A sentence for each verdict, with the maps that have it."""
     for verdict in dict.fromkeys(frame["verdict"]):
         mine = frame[frame["verdict"] == verdict]
-        maps = [
-            f"{TITLES.get(name, name)} of {names(rows['backend'])}" for name, rows in mine.groupby("map", sort=False)
-        ]
+        by_map = mine.groupby("map", sort=False)["backend"]
+        maps = [f"{TITLES.get(str(name), name)} of {names(labels)}" for name, labels in by_map]
         yield f"{verdict[:1].upper()}{verdict[1:]}: {'; '.join(maps)}."
 
 
@@ -137,5 +136,5 @@ def pictures(run: Run, album: Album) -> list[Maps]:
         paths = dict(zip(mine["backend"], mine["picture"], strict=True))
         uris = album.uris(*paths.values())
         if uris is not None:
-            found.append(Maps(str(image), TITLES.get(name, str(name)), dict(zip(paths, uris, strict=True))))
+            found.append(Maps(str(image), TITLES.get(str(name), str(name)), dict(zip(paths, uris, strict=True))))
     return sorted(found, key=lambda maps: maps.image)
