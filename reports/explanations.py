@@ -20,7 +20,8 @@ INDEX = Format(1)
 LIMITS = (
     "Limits: a map explains one window of 16 × 16 pixels of one output under one seed, chosen by rule: where bicubic's "
     "enlargement has the most gradient energy. A faithful map says where the output comes from, not that the output is "
-    "true. Pixels are taken away by a blur; another way to take them away may say otherwise."
+    "true; and a map that only knew where the window lies would beat both rivals too. Pixels are taken away by a blur; "
+    "another way to take them away may say otherwise."
 )
 
 
