@@ -144,8 +144,10 @@ def lam(gradient: Gradient, case: Case, steps: int) -> Float:
     _, slopes = gradient(points, detail(outputs, case.window)[1], seeds)
     if slopes is None:
         raise ValueError("no gradients came back for cotangents")
-    total = np.abs((slopes * change).sum(axis=(0, 3)))
-    return total / total.max() if total.any() else total
+    total: Float = np.abs((slopes * change).sum(axis=(0, 3)))
+    largest = float(total.max())
+    total /= largest or 1.0
+    return total
 
 
 def gini(values: NDArray[np.floating]) -> float:
@@ -245,7 +247,8 @@ def cem(upscale: Upscale, case: Case, interventions: Interventions) -> Float:
     def effects(chosen: Sequence[Block], draws: int) -> Float:
         images = _replaced(case.image, chosen, draws, interventions.others, rng)
         after = psnr(answers(upscale, case, images), truth)
-        return (before - after).reshape(len(chosen), draws).mean(axis=1)
+        mean: Float = (before - after).reshape(len(chosen), draws).mean(axis=1)
+        return mean
 
     found = effects(where, interventions.coarse)
     again = np.flatnonzero(np.abs(found) > TOLERANCE_DB)
@@ -273,7 +276,8 @@ def _replaced(image: Pixels, chosen: Sequence[Block], draws: int, others: Pixels
 
 def random_map(case: Case) -> Float:
     """A map of nothing."""
-    return case.rng("random map").random(case.image.shape[:2])
+    noise: Float = case.rng("random map").random(case.image.shape[:2])
+    return noise
 
 
 def edge_map(case: Case) -> Float:

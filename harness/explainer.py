@@ -60,7 +60,7 @@ class Live:
             BackendError: an output did not come.
         """
         items = [Item(self._id(n), image, self.case.seed) for n, image in enumerate(images)]
-        return np.stack(self._answers(items, self.backend.upscale))
+        return np.stack([*self._answers(items, self.backend.upscale)])
 
     def gradient(self, images: Single, cotangents: Single | None, seeds: Sequence[int]) -> tuple[Single, Single | None]:
         """See `harness.attribution.Gradient`.

@@ -89,13 +89,14 @@ class _Stored:
 def tables(scores: Scores) -> dict[str, list[Row]]:
     """Rows by the name of the table; none where the suite asks for no explanations."""
     made: dict[str, list[Row]] = {"explanations": [], "diffusion_index": [], "maps": []}
-    part = (scores.record["suite"].get("content") or {}).get("explanations")
-    for backend in (b for b in scores.record["backends"] if part and b["label"] != CONTROL):
+    part = (scores.record["suite"].get("content") or {}).get("explanations") or {"maps": []}
+    maps: list[str] = part["maps"]
+    for backend in (b for b in scores.record["backends"] if maps and b["label"] != CONTROL):
         stored = list(_stored(scores, backend))
-        found = {name: _areas(stored, name) for name in (*part["maps"], *RIVALS)}
-        made["explanations"] += [_faithfulness(backend, name, found) for name in part["maps"]]
-        made["diffusion_index"] += _diffusion(scores, backend, stored) if "lam" in part["maps"] else []
-        made["maps"] += _pictures(stored, part["maps"])
+        found = {name: _areas(stored, name) for name in (*maps, *RIVALS)}
+        made["explanations"] += [_faithfulness(backend, name, found) for name in maps]
+        made["diffusion_index"] += _diffusion(scores, backend, stored) if "lam" in maps else []
+        made["maps"] += _pictures(stored, maps)
     return made
 
 
@@ -159,7 +160,7 @@ def _diffusion(scores: Scores, backend: dict[str, Any], stored: list[_Stored]) -
 def _index_figures(indices: "pd.Series[float]") -> Row:
     if len(indices) < INSUFFICIENT:
         return {"n": len(indices), "mean": np.nan, "low": np.nan, "high": np.nan, "status": "insufficient"}
-    return {"n": len(indices)} | mean_interval(indices.to_numpy(float)) | {"status": "ok"}
+    return {"n": len(indices)} | mean_interval(np.asarray(indices, np.float64)) | {"status": "ok"}
 
 
 # Pictures

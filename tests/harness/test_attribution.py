@@ -59,10 +59,9 @@ def test_lam_of_bicubic_stays_inside_the_kernel() -> None:
     """No input pixel beyond the bicubic kernel of the window, and of the pixel next to it, has any attribution."""
     case = case_of(picture(1))
     attribution = lam(bicubic, case, 50)
-    reach = [
-        resize_matrix(16, 64)[start : start + SIDE + 1].any(axis=0) for start in (case.window.top, case.window.left)
-    ]
-    inside = np.outer(*reach)
+    used = resize_matrix(16, 64) != 0
+    reach = [used[start : start + SIDE + 1].any(axis=0) * 1 for start in (case.window.top, case.window.left)]
+    inside = np.outer(*reach) > 0
     assert 0 < inside.sum() < inside.size
     assert not attribution[~inside].any()
     assert attribution[inside].all()
@@ -83,8 +82,8 @@ def gradient_of(model: nn.Module) -> Gradient:
         y = model(x.permute(0, 3, 1, 2) / 255).permute(0, 2, 3, 1) * 255
         if cotangents is None:
             return y.detach().numpy(), None
-        y.backward(torch.from_numpy(cotangents))
-        return y.detach().numpy(), x.grad.numpy()
+        (slopes,) = torch.autograd.grad(y, x, torch.from_numpy(cotangents))
+        return y.detach().numpy(), slopes.numpy()
 
     return gradient
 
@@ -106,8 +105,8 @@ def direct(enlarge: Callable[[Tensor], Tensor], case: Case, steps: int) -> NDArr
         objective = (down**2 + right**2 + FLAT).sqrt()[:, top : top + SIDE, left : left + SIDE].sum()
         (slope,) = torch.autograd.grad(objective, x)
         total += slope * (after - before)
-    found = total.sum(dim=0).abs().numpy()
-    return found / found.max()
+    found: NDArray[np.float64] = (total / total.sum(dim=0).abs().max()).sum(dim=0).abs().numpy()
+    return found
 
 
 def test_lam_equals_integrated_gradients() -> None:

@@ -59,7 +59,7 @@ def test_a_run_explains_and_makes_no_map_twice(suite_file: SuiteFile, photos: Pa
         ("plain", "lam"): "not run: no Gradient",
     }
     index = table(output, "diffusion_index").set_index(["backend", "attribute", "group"])
-    everybody, groups = index.loc["bicubic", "all", "all"], index.drop(index="all", level="attribute")
+    everybody, groups = index.xs(("bicubic", "all", "all")), index.drop(index="all", level="attribute")
     assert everybody["n"] == 32
     assert 0 < everybody["low"] < everybody["mean"] < everybody["high"] < 100
     assert set(groups["status"]) == {"insufficient"}
