@@ -20,7 +20,7 @@ INSTRUMENTS = {
 
 @pytest.fixture
 def table(tmp_path: Path) -> pd.DataFrame:
-    """Of 100 images the control flips 2 and the GAN 12, 2 of them unread; ages differ by 1 and by 5 years either way."""
+    """The control flips 2 images of 100, the GAN 12 of the other 98; ages differ by 1 and by 5 years either way."""
     flips = np.r_[np.ones(2), np.zeros(N - 2)], np.r_[[np.nan] * 2, np.ones(12), np.zeros(N - 14)]
     figures = {
         "race_flip_attributes": flips,
