@@ -74,7 +74,8 @@ class Split(NamedTuple):
         """Mean weights of each image, (3, N); NaN where no pixel counts."""
         n = self.counted.sum(axis=(1, 2))
         sums = (self.weights * self.counted).sum(axis=(2, 3))
-        return np.divide(sums, n, out=np.full(sums.shape, np.nan), where=n > 0)
+        means: Float = np.divide(sums, n, out=np.full(sums.shape, np.nan), where=n > 0)
+        return means
 
 
 def _l1(first: Images, second: Images) -> Float:
@@ -84,7 +85,8 @@ def _l1(first: Images, second: Images) -> Float:
 
 def _root_lpips(first: Images, second: Images) -> Float:
     """LPIPS sums squares; its root is a metric, as H >= 0 takes for granted."""
-    return np.sqrt(lpips_map(first, second))
+    distance: Float = np.sqrt(lpips_map(first, second))
+    return distance
 
 
 DISTANCES = {
@@ -199,7 +201,7 @@ def _consistency(scores: Scores, label: str) -> Iterator[Row]:
 
 
 def _mean(values: "pd.Series[float]") -> Row:
-    known = mean_interval(values.to_numpy(float))
+    known = mean_interval(np.asarray(values, np.float64))
     return {"n": len(values), "value": known["mean"], "low": known["low"], "high": known["high"], "note": ""}
 
 

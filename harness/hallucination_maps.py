@@ -8,6 +8,7 @@ hallucination, among those with several samples where there are such.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,9 @@ def draw_maps(folder: RunFolder) -> None:
         output = folder.path / row["output"]
         hallucination, uncertainty = _paths(folder, row["backend"], output)
         pictures = triplet(folder, [row["image"]], [output], scale_of(scores.record))
-        folder.cached_image(hallucination, lambda p=pictures, d=distance: reddened(*p, distance=d))
+        folder.cached_image(hallucination, partial(reddened, *pictures, distance=distance))
         if files := _samples(scores, backend, row["image"]):
-            folder.cached_image(uncertainty, lambda f=files: _grey(np.stack([load(file) for file in f])))
+            folder.cached_image(uncertainty, partial(brightened, files))
 
 
 def example_rows(scores: Scores) -> Iterator[Row]:
@@ -98,6 +99,7 @@ def reddened(outputs: Pixels, targets: Pixels, plain: Pixels, *, distance: str) 
     return to_uint8((1 - weight) * (outputs[0] @ GREY)[..., None] + weight * RED)
 
 
-def _grey(samples: Pixels) -> Pixels:
-    sd = deviation(samples).mean(axis=-1, keepdims=True)
+def brightened(samples: list[Path]) -> Pixels:
+    """The deviation of the outputs in these files, mean of the channels, as grey: (H, W, 3)."""
+    sd = deviation(np.stack([load(file) for file in samples])).mean(axis=-1, keepdims=True)
     return to_uint8(255 * np.minimum(sd / WHITE, 1)).repeat(3, axis=-1)

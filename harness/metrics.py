@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -221,7 +221,7 @@ def lpips_map(first: Images, second: Images) -> Float:
     Raises:
         WeightsError: the weights are not to be had.
     """
-    network = copy.copy(lpips_network("alex"))
+    network: Any = copy.copy(lpips_network("alex"))
     network.spatial = True
     return _in_parts(network, first, second)[:, 0]
 

@@ -225,7 +225,12 @@ def _groups(scores: Scores, images: pd.Index) -> Iterator[tuple[str, str, pd.Ind
 def _judged(found: pd.DataFrame, expected: Expected) -> Row:
     share = float(found["held"].mean())
     word = "too low" if share < expected.low else "too high" if share > expected.high else "holds"
-    row = {"coverage": share, "expected": expected.share, "expected_low": expected.low, "expected_high": expected.high}
+    row: Row = {
+        "coverage": share,
+        "expected": expected.share,
+        "expected_low": expected.low,
+        "expected_high": expected.high,
+    }
     row |= {"verdict": word, "note": ""}
     for name in ("width", "correlation"):
         known = mean_interval(found[name].dropna().to_numpy(float))

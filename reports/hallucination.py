@@ -44,15 +44,19 @@ def _of(run: Run, table: str, label: str) -> pd.DataFrame:
     return frame[frame["backend"] == label]
 
 
+def _measures(run: Run, label: str) -> "dict[str, pd.Series[Any]]":
+    return {str(row["measure"]): row for _, row in _of(run, "hallucination", label).iterrows()}
+
+
 def _share(row: "pd.Series[Any]", decimals: int = 0) -> str:
     how = Format(decimals)
     return f"{how.interval(100 * row['value'], 100 * row['low'], 100 * row['high'])} %"
 
 
 def _consistency(run: Run, label: str) -> Iterator[str]:
-    rows = _of(run, "hallucination", label).set_index("measure")
-    if "below_goal" in rows.index and rows.loc["below_goal", "n"]:
-        missed, mean = rows.loc["below_goal"], rows.loc["lr_psnr", "value"]
+    rows = _measures(run, label)
+    if "below_goal" in rows and rows["below_goal"]["n"]:
+        missed, mean = rows["below_goal"], rows["lr_psnr"]["value"]
         yield (
             f"{_share(missed)} of its {count(missed['n'])} outputs miss the consistency goal of {GOAL:g} dB; "
             f"made small again, they agree with their inputs to {significant(mean)} dB on average."
@@ -60,11 +64,11 @@ def _consistency(run: Run, label: str) -> Iterator[str]:
 
 
 def _invented(run: Run, label: str) -> Iterator[str]:
-    rows = _of(run, "hallucination", label).set_index("measure")
-    metric = next((m for m in rows.index if m.startswith("hallucination_")), "")
+    rows = _measures(run, label)
+    metric = next((m for m in rows if m.startswith("hallucination_")), "")
     distance = metric.partition("_")[2]
-    each = [f"{_share(rows.loc[m])} {kind}" for kind in KINDS if (m := f"{kind}_{distance}") in rows.index]
-    if metric and not math.isnan(rows.loc[metric, "value"]):
+    each = [f"{_share(rows[m])} {kind}" for kind in KINDS if (m := f"{kind}_{distance}") in rows]
+    if metric and not math.isnan(rows[metric]["value"]):
         yield f"Its detail, by {DISTANCES[distance].title}, is {names(each)}."
 
 

@@ -1,6 +1,7 @@
 """Hallucination: the split at its corners, consistency with its floor, and a planted backend that ignores its input."""
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,14 @@ from harness.datasets import open_dataset
 from harness.degrade import make_input, make_target
 from harness.errors import StoreError, WeightsError
 from harness.hallucination import DISTANCES, KINDS, TEMPERATURE, Split, enlarged, measure_hallucination, split
+from harness.hallucination_maps import draw_maps
 from harness.images import load
 from harness.plan import Job
 from harness.runner import run
+from harness.score import score_run
 from harness.store import RunFolder
 from harness.suite import parse_suite
+from harness.uncertainty import measure_uncertainty
 from reports.build import build
 
 Pixels = NDArray[np.uint8]
@@ -115,7 +119,7 @@ def test_a_backend_that_ignores_its_input_is_found_out(figures: pd.DataFrame) ->
     assert figures.loc["lr_psnr_p01"].idxmin() == "flat"
     for name in DISTANCES:
         assert figures.loc[f"hallucination_{name}"].idxmax() == "flat"
-        assert figures.loc[f"hallucination_{name}", "flat"] > 0.5
+        assert figures["flat"][f"hallucination_{name}"] > 0.5
 
 
 def test_the_control_arms_stand_at_the_corners(figures: pd.DataFrame) -> None:
@@ -129,18 +133,35 @@ def test_the_control_arms_stand_at_the_corners(figures: pd.DataFrame) -> None:
 
 def test_paired_differences_of_the_shares_are_with_all_others(planted: RunFolder, figures: pd.DataFrame) -> None:
     """`pairs` holds the shares, and calls more hallucination worse."""
-    pairs = audit.tables(planted)["pairs"].set_index(["metric", "first", "second"])
-    row, shares = pairs.loc["hallucination_l1", "nearest", "flat"], figures.loc["hallucination_l1"]
-    assert row["mean"] == pytest.approx(shares["nearest"] - shares["flat"])
+    pairs = audit.tables(planted)["pairs"]
+    row, found = pairs[pairs["metric"] == "hallucination_l1"].iloc[0], figures.loc["hallucination_l1"]
+    assert (row["first"], row["second"]) == ("nearest", "flat")
+    assert row["mean"] == pytest.approx(found["nearest"] - found["flat"])
     assert row["verdict"] == "better"
 
 
-def test_shares_are_made_once(planted: RunFolder) -> None:
-    """Measured again, nothing is appended."""
+def stored(folder: RunFolder) -> pd.DataFrame:
+    """The values of all rows, in a fixed order."""
+    key = ["backend", "metric", "image"]
+    return folder.rows("part")[[*key, "value"]].sort_values(key, ignore_index=True)
+
+
+def test_all_of_it_comes_back_from_stored_outputs(planted: RunFolder) -> None:
+    """Measured again, nothing is appended; without its rows and maps, the run has the same ones again."""
+    before, parts = stored(planted), planted.parts("part")
+    maps = {path: path.read_bytes() for path in (planted.path / "maps").rglob("*.png")}
     with Progress(disable=True) as progress:
-        before = planted.parts("part")
         measure_hallucination(planted, progress)
-        assert planted.parts("part") == before
+        measure_uncertainty(planted, progress)
+        assert planted.parts("part") == parts
+        planted.drop("part")
+        shutil.rmtree(planted.path / "maps")
+        for measure in (score_run, measure_hallucination, measure_uncertainty):
+            measure(planted, progress)
+    draw_maps(planted)
+    pd.testing.assert_frame_equal(stored(planted), before)
+    assert {path: path.read_bytes() for path in maps} == maps
+    assert len(maps) == 4
 
 
 def test_the_map_is_red_where_it_is_hallucinated(planted: RunFolder) -> None:

@@ -425,15 +425,13 @@ def _sets() -> Iterator[dict[str, Any]]:
 
 
 def _hallucination() -> Iterator[dict[str, Any]]:
-    nan = float("nan")
+    shares = [f"{kind}_l1" for kind in ("hallucination", "omission", "improvement")]
     for backend in BACKENDS:
-        for measure in ("lr_psnr", "lr_psnr_p01", "below_goal", *(f"{k}_l1" for k in ("hallucination", "omission"))):
+        for measure in ("lr_psnr", "lr_psnr_p01", "below_goal", *shares):
             value = 48.0 if measure.startswith("lr_psnr") else 0.25
-            ends = {"low": nan, "high": nan} if measure == "lr_psnr_p01" else {"low": value - 0.1, "high": value + 0.1}
-            yield {"backend": backend, "measure": measure, "n": 557, "value": value} | ends | {"note": ""}
-    for backend in COMPARED:
-        ends = {"low": 0.4, "high": 0.6, "note": ""}
-        yield {"backend": backend, "measure": "improvement_l1", "n": 557, "value": 0.5} | ends
+            half = float("nan") if measure == "lr_psnr_p01" else 0.1
+            about = {"backend": backend, "measure": measure, "n": 557, "note": ""}
+            yield about | {"value": value, "low": value - half, "high": value + half}
 
 
 def _hallucinated(folder: Path) -> Iterator[dict[str, Any]]:
@@ -454,15 +452,8 @@ def _preservation() -> Iterator[dict[str, Any]]:
 
 
 def _uncertainty() -> Iterator[dict[str, Any]]:
-    held = {
-        "calibration": 250,
-        "n": 250,
-        "factor": 2.5,
-        "coverage": 0.9,
-        "expected": 0.9,
-        "verdict": "holds",
-        "note": "",
-    }
+    held: dict[str, Any] = {"calibration": 250, "n": 250, "factor": 2.5, "coverage": 0.9, "expected": 0.9}
+    held |= {"verdict": "holds", "note": ""}
     held |= {"expected_low": 0.85, "expected_high": 0.95, "width": 44.0, "width_low": 43.0, "width_high": 45.0}
     held |= {"correlation": 0.46, "correlation_low": 0.44, "correlation_high": 0.48}
     for attribute, group in (("all", "all"), ("race", "Black")):
