@@ -72,20 +72,19 @@ def data(run: Run, judgement: Judgement | None = None) -> str:
 
 
 def _json(content: dict[str, Any]) -> str:
-    return json.dumps(plain(content), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    return json.dumps(_plain(content), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
-def plain(value: Any) -> Any:  # noqa: ANN401 - any table cell in, a JSON value out
-    """A value as JSON can hold it: NaN is null, infinity the text "inf"."""
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any table cell in, a JSON value out
     if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
+        return [_plain(v) for v in value]
     if isinstance(value, str | bool | int) or value is None:
         return value
     if isinstance(value, float):
         return _plain_number(value)
-    return plain(value.item()) if hasattr(value, "item") else None if pd.isna(value) else str(value)
+    return _plain(value.item()) if hasattr(value, "item") else None if pd.isna(value) else str(value)
 
 
 def _plain_number(value: float) -> float | str | None:

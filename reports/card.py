@@ -5,6 +5,7 @@ run does not say is "not stated".
 """
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,7 +73,7 @@ def _front_matter(run: Run, label: str, about: dict[str, Any]) -> str:
     if metrics:
         data = run.record["dataset"]
         name = str(data.get("name") or NOT_STATED)
-        dataset = {"type": name, "name": name, "revision": str(data.get("sha256") or NOT_STATED)}
+        dataset = {"type": _identifier(name), "name": name, "revision": str(data.get("sha256") or NOT_STATED)}
         results = [{"task": TASK, "dataset": dataset, "metrics": metrics}]
         metadata["model-index"] = [{"name": label, "results": results}]
     lines = yaml.dump(metadata, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=math.inf)
@@ -90,7 +91,12 @@ def _licence(about: dict[str, Any]) -> dict[str, str]:
     stated = str(about.get("licence") or "")
     if stated.lower() in LICENCES:
         return {"license": stated.lower()}
-    return {"license": "other", "license_name": stated or NOT_STATED}
+    return {"license": "other", "license_name": _identifier(stated or NOT_STATED)}
+
+
+def _identifier(name: str) -> str:
+    """A text as the Hub takes identifiers; its words stand in the card."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.")[:96] or "unnamed"
 
 
 def _results(run: Run, label: str) -> Iterator[dict[str, Any]]:

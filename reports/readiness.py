@@ -80,7 +80,7 @@ def _counts(verdict: Verdict) -> str:
     found = Counter(f.status for f in verdict.findings if f.decides)
     each = ", ".join(f"{found[status]} {status}" for status in STATUSES if found[status])
     warning = sum(not f.decides and f.status != PASSED for f in verdict.findings)
-    return f"Of {found.total()} gates that decide: {each}. Beside them {warning} warnings."
+    return f"Of {found.total()} gates that decide: {each}. Warnings: {warning}."
 
 
 def _worst_first(verdict: Verdict) -> list[Finding]:
