@@ -9,8 +9,8 @@ signs    no attack: random signs times epsilon, the control that every attack ha
 ifgsm    I-FGSM (Kurakin et al. 2017): `steps` steps of epsilon / steps along the gradient's signs, after a random one,
          since F has no slope at x itself
 pgd      projected gradient descent (Madry et al. 2018) from a random point of the ball, in steps of 2 epsilon: F is
-         nearly convex in x' - x, so that its maximum is at a corner, and 3 whole steps find a better one than 10 steps of
-         a quarter of that
+         nearly convex in x' - x, so that its maximum is at a corner, and 3 whole steps find a better one than 10 of a
+         quarter of that
 search   for upscalers without a gradient: random squares of random signs are kept where F grows
 
 The gradient averaged over several z is "expectation over transformation" (Athalye et al. 2018): without it, an attack
