@@ -126,7 +126,7 @@ class SR3(_Faces):
 
 
 class SR3Fast(_Faces):
-    """A one-step student of SR3, from weights of the training kit; none are shipped yet."""
+    """A one-step student of SR3; its card lies beside its weights. The settings are those of `Device`."""
 
     def __init__(self, **settings: str) -> None:
         super().__init__("sr3-fast-16-64", (), **settings)

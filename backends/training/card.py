@@ -59,7 +59,7 @@ def write_card(config: TrainingConfig, run: Path | None) -> Path:
     text = (TEXTS / f"{config.name}.md").read_text(encoding="utf-8")
     parts = [text, "## Training\n", _training(config, log, weights)]
     if run is not None:
-        parts += ["\n## Measured\n", _measured(run, config.name.split("-")[0])]
+        parts += ["\n## Measured\n", _measured(run, config.name.removesuffix(f"-{config.low}-{config.high}"))]
     path = weights.with_suffix(".md")
     path.write_text("\n".join(parts), encoding="utf-8")
     return path
