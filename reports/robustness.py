@@ -19,6 +19,7 @@ TABLES = (
     *("corruptions", "degradation", "crossings", "corruption_errors", "robustness", "amplification"),
     *("corruption_gaps", "group_slopes", "corruption_seeds"),
 )
+LOSS = {"worse": f"loses more than {BASELINE}", "better": f"loses less than {BASELINE}"}
 LIMITS = (
     "Limits: corruptions are drawn by formulas, once an image, and none is a sample of what users send; a severity of "
     "one corruption is not as hard as that of another, so mCE weighs them as their authors chose. Each corruption and "
@@ -210,7 +211,7 @@ def _error(row: "pd.Series[Any]") -> Cell:
 def _curves(run: Run) -> Iterator[Table]:
     charted = (run.headline, DISTORTION)
     for metric in _ordered(run, "corruptions"):
-        frame = by_backend(run, run.table("corruptions", metric))
+        frame = run.table("corruptions", metric)
         how, against = spread(frame), spread(frame[frame["backend"] != BASELINE], "difference")
         levels = sorted(set(frame["severity"]))
         rows = []
@@ -236,7 +237,8 @@ def _areas(run: Run) -> Table:
     how = fit(frame["area"], frame["area_high"] - frame["area_low"])
 
     def cell(row: "pd.Series[Any]") -> Cell:
-        return number_cell(how.interval(row["area"], row["area_low"], row["area_high"], signed=True), row["verdict"])
+        loss = "" if row["backend"] == BASELINE else LOSS.get(row["verdict"], str(row["verdict"]))
+        return number_cell(how.interval(row["area"], row["area_low"], row["area_high"], signed=True), loss)
 
     caption = f"Degradation: area under what corruption adds to {run.title(run.headline)} {how.power}".strip()
     return _by_corruption(run, frame, caption, "degradation", cell, folded=True)
