@@ -569,9 +569,9 @@ def test_a_run_without_rows_has_every_table_and_column(backends: list[dict[str, 
 FROM_READINGS = {
     *("sets", "flips", "excess_flips", "parity", "posterior", "reliability", "perceptual", "verification", "indices"),
     *("seeds", "probes", "instruments", "disagreement", "unread"),
-    *("hallucination", "hallucinated", "preservation", "uncertainty"),
+    *("hallucination", "hallucinated", "preservation", "uncertainty", "explanations", "diffusion_index", "maps"),
 }
-"""Tables of stored features, readings and pictures, which the tests of their own modules make."""
+"""Tables of stored features, readings, maps and pictures, which the tests of their own modules make."""
 
 
 def test_full_tables_leave_no_column_empty(tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ def test_a_run_explains_and_makes_no_map_twice(suite_file: SuiteFile, photos: Pa
         **{("plain", name): "faithful" for name in ("occlusion", "cem")},
         ("plain", "lam"): "not run: no Gradient",
     }
+    for name in ("explanations", "diffusion_index", "maps"):
+        assert not table(output, name).isna().all().any(), name
     index = table(output, "diffusion_index").set_index(["backend", "attribute", "group"])
     everybody, groups = index.xs(("bicubic", "all", "all")), index.drop(index="all", level="attribute")
     assert everybody["n"] == 32
