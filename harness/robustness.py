@@ -145,7 +145,7 @@ def _levels(scores: Scores, found: Sequence[Curve]) -> Iterator[Row]:
 
 def _named(estimates: Sequence[tuple[float, float, float]], *names: str) -> dict[str, float]:
     """Estimates as columns: NAME, NAME_low, NAME_high; the interval of a mean is called low and high alone."""
-    row = {}
+    row: dict[str, float] = {}
     for name, figures in zip(names, estimates, strict=True):
         ends = ("low", "high") if name in {"mean", "value"} else (f"{name}_low", f"{name}_high")
         row |= dict(zip((name, *ends), figures, strict=True))
@@ -157,8 +157,7 @@ def area(values: Float, severities: Sequence[int]) -> Float:
 
     Trapezoids over the severities from 0 on, divided by the largest, so that it has the unit of the score.
     """
-    areas: Float = np.trapezoid(values - values[:, :1], severities, axis=1) / severities[-1]
-    return areas
+    return np.asarray(np.trapezoid(values - values[:, :1], severities, axis=1) / severities[-1])
 
 
 def _degradation(scores: Scores, found: Sequence[Curve]) -> Iterator[Row]:
@@ -220,7 +219,7 @@ def _added(values: Float) -> Float:
 def _divisible(base: Float) -> bool:
     """Whether what corruption adds to bicubic's error is surely above `SMALLEST` of its clean error."""
     low, _ = bootstrap_interval(_added(base))
-    return low > SMALLEST * (base.shape[1] - 1) * base[:, 0].mean()
+    return bool(low > SMALLEST * (base.shape[1] - 1) * base[:, 0].mean())
 
 
 def _means(scores: Scores, found: Sequence[Curve]) -> Iterator[Row]:
@@ -271,9 +270,19 @@ def _changes(scores: Scores) -> dict[str, dict[int, pd.DataFrame]]:
     rows = scores.rows[(scores.rows["metric"] == CHANGE) & scores.rows["value"].notna()]
     found: dict[str, dict[int, pd.DataFrame]] = {}
     for name in EFFECTS:
-        for severity, cell in rows[rows["condition"] == name].groupby("severity"):
-            found.setdefault(name, {})[severity] = cell.pivot_table(index="image", columns="backend", values="value")
+        mine = rows[rows["condition"] == name]
+        for severity in sorted(set(mine["severity"].astype(int))):
+            level = mine[mine["severity"] == severity]
+            found.setdefault(name, {})[severity] = level.pivot_table(index="image", columns="backend", values="value")
     return found
+
+
+def _total(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The sum of tables, NaN where one has no value."""
+    total = tables[0]
+    for table in tables[1:]:
+        total = total + table
+    return total
 
 
 def _beside(table: pd.DataFrame, label: str) -> pd.DataFrame:
@@ -302,7 +311,7 @@ def _amplifying(own: Float, base: Float) -> Row:
 def _amplified(scores: Scores, changes: dict[str, dict[int, pd.DataFrame]]) -> Iterator[Row]:
     """Per backend the mean over corruptions of the ratio of the changes, each summed over the severities."""
     for label in scores.labels:
-        sums = {name: sum(_beside(table, label) for table in levels.values()) for name, levels in changes.items()}
+        sums = {name: _total([_beside(t, label) for t in levels.values()]) for name, levels in changes.items()}
         usable = {name: frame for name, frame in sums.items() if frame[BASELINE].any()}
         whole = pd.concat(usable, axis=1).dropna() if usable else pd.DataFrame()
         if len(whole):
@@ -341,7 +350,7 @@ def _grouped(scores: Scores, found: Sequence[Curve]) -> Iterator[Grouped]:
         frames = {c.corruption: c.table[label].dropna() for c in mine if label in c.labels}
         pooled = [frame for name, frame in frames.items() if name in IN_MCE]
         if len(pooled) > 1:
-            frames = {POOLED: (sum(pooled) / len(pooled)).dropna()} | frames
+            frames = {POOLED: (_total(pooled) / len(pooled)).dropna()} | frames
         for name, frame in frames.items():
             known = frame[(by_group.reindex(frame.index) != UNKNOWN).to_numpy()]
             key = {"backend": label, "corruption": name, "metric": mine[0].metric, "attribute": attribute}

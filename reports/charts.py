@@ -159,11 +159,14 @@ def _curves(run: Run, metric: str) -> alt.TopLevelMixin | None:
     colour, shape = _encode(run, data["backend"])
     title, axis = _axis_title(run, metric), alt.Axis(values=sorted(set(data["severity"])), format="d")
     base = alt.Chart(data).encode(x=alt.X("severity:Q", title=None, axis=axis), color=colour)
-    up = {"title": None, "scale": alt.Scale(zero=False), "axis": alt.Axis(tickCount=4)}
+    low, mean = (
+        alt.Y(f"{end}:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4))
+        for end in ("low", "mean")
+    )
     layers = [
-        base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", **up), y2="high:Q"),
-        base.mark_line(strokeWidth=1.5).encode(y=alt.Y("mean:Q", **up)),
-        base.mark_point(filled=True, size=30, opacity=1).encode(y=alt.Y("mean:Q", **up), shape=shape),
+        base.mark_area(opacity=0.18).encode(y=low, y2="high:Q"),
+        base.mark_line(strokeWidth=1.5).encode(y=mean),
+        base.mark_point(filled=True, size=30, opacity=1).encode(y=mean, shape=shape),
     ]
     panel = alt.layer(*layers).properties(width=125, height=80)
     header = alt.Header(title=None, labelFontSize=12, labelColor=INK, labelPadding=2)

@@ -68,7 +68,8 @@ def _where(run: Run, label: str, metric: str) -> str:
 
 
 def _worse(rows: pd.DataFrame) -> Iterator[str]:
-    for severity, mine in rows.groupby("crossing"):
+    for severity in sorted(set(rows["crossing"].astype(float))):
+        mine = rows[rows["crossing"] == severity]
         late = f"worse from severity {count(severity)} on under {_listed(mine)}"
         yield late if severity else "worse on clean inputs already"
 
@@ -79,7 +80,7 @@ def _listed(rows: pd.DataFrame) -> str:
     return names(spoken if len(spoken) <= 4 else [*spoken[:3], f"{count(len(spoken) - 3)} more"])
 
 
-def _spoken(corruption: str) -> str:
+def _spoken(corruption: object) -> str:
     return str(corruption).replace("_", " ")
 
 
@@ -181,7 +182,7 @@ def _by_corruption(  # noqa: PLR0913 - a table is what it is of, its name, its s
     for corruption, mine in frame.groupby("corruption", sort=False):
         by_label = {row["backend"]: row for _, row in mine.iterrows()}
         cells = [cell(by_label[x]) if x in by_label else number_cell(NOTHING) for x in labels]
-        rows.append([Cell(_spoken(str(corruption))), *cells])
+        rows.append([Cell(_spoken(corruption)), *cells])
     return Table(caption, [Column("Corruption"), *map(Column, labels)], rows, source, folded=folded)
 
 
@@ -218,7 +219,7 @@ def _curves(run: Run) -> Iterator[Table]:
         for (corruption, label), mine in frame.groupby(["corruption", "backend"], sort=False):
             by_level = {row["severity"]: _level(row, how, against) for _, row in mine.iterrows()}
             cells = [by_level.get(s, number_cell(NOTHING)) for s in levels]
-            rows.append([Cell(_spoken(corruption)), short_label(run, label), *cells])
+            rows.append([Cell(_spoken(corruption)), short_label(run, str(label)), *cells])
         columns = [Column("Corruption"), Column("Backend", wide=True)]
         columns += [Column(f"severity {s}" if s else "clean", f"difference to {BASELINE} below") for s in levels]
         caption = f"{run.title(metric)} {how.power}".strip() + " by severity"
@@ -265,7 +266,7 @@ def _pooled_gaps(run: Run) -> Table:
     levels, rows = sorted(set(frame["severity"])), []
     for (label, attribute), mine in frame.groupby(["backend", "attribute"], sort=False):
         by_level = {row["severity"]: _gap(row) for _, row in mine.iterrows()}
-        rows.append([short_label(run, label), Cell(attribute), *(by_level[s] for s in levels)])
+        rows.append([short_label(run, str(label)), Cell(str(attribute)), *(by_level[s] for s in levels)])
     columns = [Column("Backend"), Column("By", wide=True)]
     columns += [Column(f"severity {s}" if s else "clean", "95 % of chance gaps below") for s in levels]
     caption = f"Largest gap between groups in {run.title(run.headline)}, mean over the corruptions of the mCE"
@@ -340,7 +341,7 @@ def _seeds(run: Run) -> Table:
         by_source = {row["source"]: _variance(row, how) for _, row in mine.iterrows()}
         about = Cell(_spoken(corruption), f"severity {count(mine['severity'].iloc[0])}")
         cells = [by_source.get(source, number_cell(NOTHING)) for source in SOURCES]
-        rows.append([short_label(run, label), about, *cells])
+        rows.append([short_label(run, str(label)), about, *cells])
     columns = [Column("Backend"), Column("Corruption", wide=True)]
     columns += [Column(f"By the {source}", f"variance {how.power}".strip()) for source in SOURCES]
     return Table("What chance alone changes in the outputs", columns, rows, "corruption_seeds")

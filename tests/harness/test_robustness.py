@@ -61,9 +61,17 @@ class Planted:
 
     def __init__(self, *, stochastic: bool = False) -> None:
         gain = Option("gain", 1.0, "how much more than bicubic it answers", minimum=0.0, maximum=9.0)
-        about: dict[str, Any] = {"name": "planted", "family": "other", "licence": "Apache-2.0", "domain": "tests"}
-        deterministic = {"deterministic": not stochastic, "digest": "1" * 64 if stochastic else "2" * 64}
-        self.description = Description(**about, **deterministic, scales=(4,), batch_exact=True, options=(gain,))
+        self.description = Description(
+            name="planted",
+            family="other",
+            digest="1" * 64 if stochastic else "2" * 64,
+            scales=(4,),
+            licence="Apache-2.0",
+            domain="tests",
+            deterministic=not stochastic,
+            batch_exact=True,
+            options=(gain,),
+        )
 
     def upscale(self, batch: Batch, progress: Steps) -> NDArray[np.floating]:
         """See `Backend.upscale`."""
@@ -91,12 +99,12 @@ def audited(text: str, photos: Path, out: Path, *backends: str) -> RunFolder:
     return folder
 
 
-def table(folder: RunFolder, name: str) -> pd.DataFrame:
-    """A stored table."""
+def table(folder: RunFolder, name: str) -> Any:
+    """A stored table (a frame, whose cells may be of any type)."""
     return pd.read_parquet(folder.path / "tables" / f"{name}.parquet")
 
 
-def only(frame: pd.DataFrame, **wanted: Any) -> pd.Series:
+def only(frame: pd.DataFrame, **wanted: Any) -> Any:
     """The one row that has these values."""
     for column, value in wanted.items():
         frame = frame[frame[column] == value]
@@ -311,13 +319,14 @@ def test_a_gap_that_grows_is_named(tmp_path: Path) -> None:
     race = np.array(["black"] * 40 + ["white"] * 40 + ["indian"] * 8)
     values = planted(np.where(race == "black", 0.06, 0.05), n=88, names=("contrast", "fog"))
     made = robustness.tables(scores_of(tmp_path, values, race=race))
-    frame = pd.DataFrame(made["corruption_gaps"]).query("backend == 'gan'")
+    frame: Any = pd.DataFrame(made["corruption_gaps"]).query("backend == 'gan'")
     for corruption in (robustness.POOLED, "contrast", "fog"):
         mine = frame[frame["corruption"] == corruption].set_index("severity")
         assert mine["verdict"].tolist() == ["inconclusive", "disparity", "disparity", "disparity"]
         assert mine.loc[5, "gap"] == pytest.approx(0.05, abs=0.01)
         assert mine.loc[5, "gap"] > mine.loc[5, "null_p95"]
-    slopes = pd.DataFrame(made["group_slopes"]).query("backend == 'gan' and corruption == 'mean'").set_index("group")
+    everyone: Any = pd.DataFrame(made["group_slopes"])
+    slopes = everyone.query("backend == 'gan' and corruption == 'mean'").set_index("group")
     assert slopes["verdict"].to_dict() == {"black": "worse", "indian": "insufficient", "white": "better"}
     assert slopes.loc["black", "slope"] == pytest.approx(0.06, abs=0.002)
     assert np.isnan(slopes.loc["indian", "slope"])
