@@ -26,6 +26,8 @@ EXIT = {FAILED: 1, NOT_MEASURED: 2, NOT_DECIDED: 2, WAIVED: 0, PASSED: 0}
 OPEN = {"tie", "inconclusive", "not separated"}
 """Verdicts that leave open which way it is."""
 UNMEASURED = {"insufficient", "not measured", ""}
+NOT_RUN = "not run"
+"""How a verdict begins that says why there is none."""
 FIGURES = ("n", "gap", "value")
 """The first column of a table that does not tell its rows apart."""
 RATIOS = ("ratio", "ratio_low", "ratio_high")
@@ -232,7 +234,7 @@ def _judge_word(gate: Gate, row: dict[Any, Any], name: str) -> Finding:
     word = row[gate.column]
     if word in gate.words:
         status = PASSED
-    elif word in UNMEASURED or pd.isna(word):
+    elif word in UNMEASURED or pd.isna(word) or str(word).startswith(NOT_RUN):
         status = NOT_MEASURED
     else:
         status = NOT_DECIDED if word in OPEN else FAILED
