@@ -9,8 +9,8 @@ signs    no attack: random signs times epsilon, the control that every attack ha
 ifgsm    I-FGSM (Kurakin et al. 2017): `steps` steps of epsilon / steps along the gradient's signs, after a random one,
          since F has no slope at x itself
 pgd      projected gradient descent (Madry et al. 2018) from a random point of the ball, in steps of 2 epsilon: F is
-         nearly convex in x' - x, so that its maximum is at a corner, and 3 whole steps find a better one than 10 of a
-         quarter of that
+         nearly convex in x' - x, so that its maximum is at a corner, and 3 such steps find a better one than 10 steps
+         of epsilon / 4
 search   for upscalers without a gradient: random squares of random signs are kept where F grows
 
 The gradient averaged over several z is "expectation over transformation" (Athalye et al. 2018): without it, an attack
@@ -61,12 +61,7 @@ class Ball:
         """The nearest inputs of the ball."""
         centre = self.images.astype(np.float32)
         low, high = np.maximum(centre - self.epsilon, 0), np.minimum(centre + self.epsilon, 255)
-        return np.clip(moved, low, high).astype(np.float32)
-
-    def signs(self, rngs: Generators) -> Floats:
-        """Random signs, (N, H, W, 3)."""
-        drawn = [rng.choice([-1.0, 1.0], self.images.shape[1:]) for rng in rngs]
-        return np.stack(drawn).astype(np.float32)
+        return np.asarray(np.clip(moved, low, high), np.float32)
 
     def within(self, radius: float, rngs: Generators) -> Floats:
         """Random points at most `radius` levels away: half noise, half one sign for a whole channel.
@@ -75,11 +70,12 @@ class Ball:
         """
         shape = self.images.shape[1:]
         drawn = [rng.uniform(-0.5, 0.5, shape) + rng.choice([-0.5, 0.5], shape[-1]) for rng in rngs]
-        return self.clip(self.images + radius * np.stack(drawn))
+        return self.clip(self.images + np.float64(radius) * np.stack(drawn))
 
     def corners(self, rngs: Generators) -> Pixels:
         """The control: epsilon times random signs away."""
-        return to_uint8(self.clip(self.images + self.epsilon * self.signs(rngs)))
+        signs = np.stack([rng.choice([-1, 1], self.images.shape[1:]) for rng in rngs])
+        return to_uint8(self.clip(self.images + self.epsilon * signs.astype(np.float32)))
 
 
 def slope(images: Pixels, differentiate: Differentiate, seeds: int) -> Slope:
@@ -87,12 +83,12 @@ def slope(images: Pixels, differentiate: Differentiate, seeds: int) -> Slope:
     clean = [differentiate(images.astype(np.float32), None, seed)[0] for seed in range(seeds)]
 
     def gradient(moved: Floats) -> Floats:
-        total = np.zeros_like(moved)
+        total: Floats = np.zeros_like(moved)
         for seed, before in enumerate(clean):
             after, _ = differentiate(moved, None, seed)
             _, gradients = differentiate(moved, 2 * (after - before) / before[0].size, seed)
-            total += 0 if gradients is None else gradients
-        return total / seeds
+            total += 0 if gradients is None else gradients / seeds
+        return total
 
     return gradient
 

@@ -21,6 +21,7 @@ from harness.suite import IDENTITY, NETWORKS, SET_MEASURES, Strict, built_in, ch
 TABLES = {name: columns.split() for name, columns in COLUMNS.items() if "backend" in columns.split()}
 """The tables that a gate may look at, those of single backends, with their columns."""
 ACCEPTABLE = {
+    "attacks": ["damps", "not separated", "amplifies"],
     "differences": ["better", "worse", "tie", "higher", "lower"],
     "contrasts": ["better", "worse", "higher", "lower", "not separated"],
     "explanations": ["faithful", "not faithful"],

@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
+from backends.base import Batch, Description, Progress
 from backends.gan.backend import srgan
+from backends.server import UpscalerServicer, start
 from harness.attacks import GRADIENT_ATTACKS, Ball, Floats, Generators, Pixels, height, ifgsm, mse, pgd, search, slope
 from harness.audit import write_tables
 from harness.client import Client, FloatItem
@@ -143,3 +146,35 @@ def test_a_run_attacks_judges_and_resumes(suite: Path, photos: Path, tmp_path: P
     again = {path for path in made if path.stat().st_mtime_ns != made[path]}
     assert again == {lost, lost.with_name(lost.name.replace(".input", ".output"))}
     assert len(folder.rows()) == rows
+
+
+def test_without_a_gradient_it_is_random_search_and_the_table_says_so(
+    suite_file: Callable[..., Path], photos: Path, tmp_path: Path
+) -> None:
+    """The gradient attack is "not run: no Gradient"; random search is. Halved changes amplify by 1/4."""
+    server, _, port = start(UpscalerServicer(Muted()), "127.0.0.1:0")
+    chosen = load_suite(str(suite_file(attacks="{images: 4, epsilons: [8], queries: 20}")))
+    job = Job(chosen, f"folder:{photos}", (f"mine@127.0.0.1:{port}",), tmp_path / "run", limit=4, command="")
+    try:
+        table = write_tables(run(job, new_progress()))["attacks"]
+    finally:
+        server.stop(None).wait()
+    mine = table[table["backend"] == "mine"].set_index("attack")
+    assert list(mine.index) == ["pgd", "signs", "search"]
+    assert mine.loc["pgd", "verdict"] == "not run: no Gradient"
+    assert np.isnan(mine.loc["pgd", "amplification"])
+    assert mine.loc["search", "versus_signs_low"] > 1
+    assert mine.loc["search", "verdict"] == "insufficient"
+    assert mine.loc["search", "amplification"] == pytest.approx(1 / 4, rel=0.05)
+
+
+class Muted:
+    """Bicubic pressed together around mid-grey, so that its changes are halved; without a gradient."""
+
+    description = Description("muted", "other", "ef" * 32, (4,), "none", "tests")
+
+    def upscale(self, batch: Batch, progress: Progress) -> NDArray[np.floating]:
+        """128 + (b(x) - 128) / 2."""
+        progress(1, 1)
+        _, height, width, _ = batch.images.shape
+        return 64 + resize(batch.images.astype(np.float64), 4 * height, 4 * width) / 2
