@@ -190,7 +190,7 @@ def hallucination_rows(scores: Scores) -> Iterator[Row]:
 def _consistency(scores: Scores, label: str) -> Iterator[Row]:
     """LR-PSNR, its lowest percent, and the share of images under `GOAL`, or under what the truth itself reaches."""
     values, floor = _of(scores, "lr_psnr", label), _of(scores, "lr_psnr", CONTROL)
-    n, missed = len(values), int((values < floor.reindex(values.index).clip(upper=GOAL)).sum())
+    n, missed = len(values), int((values < floor.reindex(values.index).fillna(GOAL).clip(upper=GOAL)).sum())
     yield {"measure": "lr_psnr"} | _mean(values)
     lowest = float(np.percentile(values, 1, method="lower")) if n else np.nan
     note = "the lowest: fewer than 100 images" if n < 100 else ""
