@@ -142,12 +142,14 @@ def measure_hallucination(folder: RunFolder, progress: Progress) -> None:
     record = folder.read_record() or {}
     suite = Suite.model_validate(record["suite"]["content"])
     metrics = describe_split(suite)
+    if not metrics:
+        return
     if any(record["measures"].get(metric) != about for metric, about in metrics.items()):
         raise StoreError(f"{folder.path}: {RECIPE} is not this run's recipe; run again into another --output")
     images, rows = read_table(folder.path / "images.parquet"), folder.rows("part")
     done = set(rows.loc[rows["metric"].isin(metrics), KEY].itertuples(index=False, name=None))
     labels, task = image_labels(images), progress.add_task("hallucination", total=len(record["backends"]))
-    for backend in record["backends"] if metrics else ():
+    for backend in record["backends"]:
         who = identity(backend, record["dataset"]["spec"])
         common = who | {"condition": CLEAN.name, "scale": suite.scale, "unit": UNIT}
         stored = stored_outputs(folder, images, backend, CLEAN, suite.scale)
