@@ -94,7 +94,7 @@ COLUMNS = {
     "hallucination": "backend measure n value low high note",
     "hallucinated": "backend place metric image value input output target hallucination uncertainty",
     "preservation": "backend measure instrument unit n value low high control loss loss_low loss_high",
-    "uncertainty": "backend band attribute group calibration n factor coverage expected expected_low expected_high "
+    "uncertainty": "backend band attribute group n calibration factor coverage expected expected_low expected_high "
     "verdict width width_low width_high correlation correlation_low correlation_high note",
 }
 """Columns of each table, there even when it has no rows; those with pictures have the group attributes as well."""

@@ -142,12 +142,14 @@ def measure_hallucination(folder: RunFolder, progress: Progress) -> None:
     record = folder.read_record() or {}
     suite = Suite.model_validate(record["suite"]["content"])
     metrics = describe_split(suite)
+    if not metrics:
+        return
     if any(record["measures"].get(metric) != about for metric, about in metrics.items()):
         raise StoreError(f"{folder.path}: {RECIPE} is not this run's recipe; run again into another --output")
     images, rows = read_table(folder.path / "images.parquet"), folder.rows("part")
     done = set(rows.loc[rows["metric"].isin(metrics), KEY].itertuples(index=False, name=None))
     labels, task = image_labels(images), progress.add_task("hallucination", total=len(record["backends"]))
-    for backend in record["backends"] if metrics else ():
+    for backend in record["backends"]:
         who = identity(backend, record["dataset"]["spec"])
         common = who | {"condition": CLEAN.name, "scale": suite.scale, "unit": UNIT}
         stored = stored_outputs(folder, images, backend, CLEAN, suite.scale)
@@ -190,7 +192,7 @@ def hallucination_rows(scores: Scores) -> Iterator[Row]:
 def _consistency(scores: Scores, label: str) -> Iterator[Row]:
     """LR-PSNR, its lowest percent, and the share of images under `GOAL`, or under what the truth itself reaches."""
     values, floor = _of(scores, "lr_psnr", label), _of(scores, "lr_psnr", CONTROL)
-    n, missed = len(values), int((values < floor.reindex(values.index).clip(upper=GOAL)).sum())
+    n, missed = len(values), int((values < floor.reindex(values.index).fillna(GOAL).clip(upper=GOAL)).sum())
     yield {"measure": "lr_psnr"} | _mean(values)
     lowest = float(np.percentile(values, 1, method="lower")) if n else np.nan
     note = "the lowest: fewer than 100 images" if n < 100 else ""

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, f
 
 from harness.audit import COLUMNS
 from harness.fairness.readings import SKIN_MEASURES
+from harness.hallucination import DISTANCES, KINDS
 from harness.metrics import METRICS
 from harness.suite import IDENTITY, NETWORKS, SET_MEASURES, Strict, built_in, check_names, load_named, load_yaml
 
@@ -40,8 +41,9 @@ SCORED = (
 """Tables whose metrics are scores of single images."""
 READING = (
     rf"[a-z]+_(flip|hit)_[\w-]+|age_shift_[\w-]+|face_missing_[\w-]+|{IDENTITY}_similarity|{'|'.join(SKIN_MEASURES)}"
+    rf"|({'|'.join(KINDS)})_({'|'.join(DISTANCES)})"
 )
-"""What the measures that instruments read in faces are called."""
+"""What the measures that instruments read in faces, and the shares of hallucination, are called."""
 SET_METRIC = rf"({'|'.join(SET_MEASURES)})_[a-z0-9][a-z0-9-]*"
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,59}$")]

@@ -225,13 +225,8 @@ def _groups(scores: Scores, images: pd.Index) -> Iterator[tuple[str, str, pd.Ind
 def _judged(found: pd.DataFrame, expected: Expected) -> Row:
     share = float(found["held"].mean())
     word = "too low" if share < expected.low else "too high" if share > expected.high else "holds"
-    row: Row = {
-        "coverage": share,
-        "expected": expected.share,
-        "expected_low": expected.low,
-        "expected_high": expected.high,
-    }
-    row |= {"verdict": word, "note": ""}
+    row: Row = {"coverage": share, "verdict": word, "note": ""}
+    row |= {"expected": expected.share, "expected_low": expected.low, "expected_high": expected.high}
     for name in ("width", "correlation"):
         known = mean_interval(found[name].dropna().to_numpy(float))
         row |= {name: known["mean"], f"{name}_low": known["low"], f"{name}_high": known["high"]}

@@ -9,7 +9,7 @@ import pandas as pd
 from harness.hallucination import DISTANCES, GOAL, KINDS
 from harness.uncertainty import CONSTANT
 from reports.load import Run
-from reports.numbers import Format, count, fit, names, significant
+from reports.numbers import NOTHING, Format, count, fit, names, significant
 from reports.parts import Cell, Column, Section, Table, by_backend, label_cell, not_measured, number_cell, short_label
 
 TABLES = ("hallucination", "preservation", "uncertainty", "hallucinated")
@@ -23,7 +23,7 @@ LIMITS = (
 
 def section(run: Run) -> Section:
     """The whole section; sentences first."""
-    tables = [table for table in (_split(run), _preserved(run), *_bands(run)) if table.rows]
+    tables = [table for table in (_split(run), _preserved(run), *_bands(run), _recipes(run)) if table.rows]
     return Section("hallucination", "Hallucination", [*_lead(run)], tables, not_measured(run, *TABLES))
 
 
@@ -178,7 +178,13 @@ def _band(run: Run, row: "pd.Series[Any]") -> list[Cell]:
     who = [short_label(run, row["backend"]), Cell(str(row["band"]), whose)]
     n = number_cell(count(row["n"]), f"{count(row['calibration'])} calibrate" if row["n"] else "")
     if math.isnan(row["coverage"]):
-        return [*who, n, number_cell("–", kind="muted"), Cell(str(row["note"])), *(number_cell("–") for _ in range(3))]
+        return [
+            *who,
+            n,
+            number_cell(NOTHING, kind="muted"),
+            Cell(str(row["note"])),
+            *(number_cell(NOTHING) for _ in range(3)),
+        ]
     promised = f"{100 * row['expected_low']:.0f} to {100 * row['expected_high']:.0f} promised"
     return [
         *who,
@@ -194,3 +200,12 @@ def _band(run: Run, row: "pd.Series[Any]") -> list[Cell]:
 def _interval(row: "pd.Series[Any]", value: str) -> str:
     low, high = row[f"{value}_low"], row[f"{value}_high"]
     return fit([row[value]], [high - low]).interval(row[value], low, high if high > low else math.nan)
+
+
+def _recipes(run: Run) -> Table:
+    about = {run.title(m): a for m, a in run.record["measures"].items() if m.partition("_")[0] in KINDS}
+    about |= {"Bands": run.record["uncertainty"]} if run.record["uncertainty"] else {}
+    rows = [[Cell(title), Cell(str(of.get("recipe", NOTHING)))] for title, of in about.items()]
+    return Table(
+        "Recipes of hallucination and bands", [Column("Measure"), Column("Recipe", wide=True)], rows, folded=True
+    )

@@ -171,7 +171,17 @@ def _record(path: Path) -> dict[str, Any]:
 
 def _shaped(record: dict[str, Any]) -> dict[str, Any]:
     """The record with every part present and of its kind, so that no reader has to ask."""
-    parts = ("suite", "dataset", "inputs", "metrics", "set_metrics", "diversity", "instruments", "measures")
+    parts = (
+        "suite",
+        "dataset",
+        "inputs",
+        "metrics",
+        "set_metrics",
+        "diversity",
+        "instruments",
+        "measures",
+        "uncertainty",
+    )
     for key in (*parts, "environment", "speed"):
         record[key] = record[key] if isinstance(record.get(key), dict) else {}
     for key in ("backends", "warnings"):

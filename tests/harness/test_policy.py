@@ -128,6 +128,9 @@ def test_an_unknown_policy_is_named_with_a_suggestion() -> None:
         ("speed", "ratio", ("ratio_low", "ratio_high")),
         ("speed", "end_to_end_p90", None),
         ("gaps", "gap", None),
+        ("hallucination", "value", ("low", "high")),
+        ("preservation", "loss", ("loss_low", "loss_high")),
+        ("uncertainty", "coverage", None),
     ],
 )
 def test_a_figure_has_its_own_interval(table: str, column: str, interval: tuple[str, str] | None) -> None:
