@@ -129,12 +129,11 @@ def test_the_page_asks_for_nothing_and_reports_no_error(tab: Browser, judged_run
 
 
 def test_the_first_screen_has_the_verdict(tab: Browser) -> None:
-    """Each backend's answer, and the gates that decide the first, are on the screen before one scrolls."""
-    seen = "[...document.querySelectorAll('#verdict .badge, .deciding a')].filter(e => e.getBoundingClientRect().bottom"
+    """Each backend's answer, and a gate that decides with its link, are on the screen before one scrolls."""
     tab.call("Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False)
-    texts = tab.value(f"{seen} <= innerHeight).map(e => e.textContent.trim())")
-    assert texts.count("does not ship") >= 2
-    assert "Made small again, the output is its input" in texts or "No case failed" in texts
+    seen = ".filter(e => e.getBoundingClientRect().bottom <= innerHeight).map(e => e.textContent.trim())"
+    assert tab.value(f"[...document.querySelectorAll('#verdict tbody .badge')]{seen}").count("does not ship") == 2
+    assert tab.value(f"[...document.querySelectorAll('.deciding a')]{seen}")
 
 
 FOCUS = "(() => {const e = document.activeElement, s = getComputedStyle(e), r = e.getBoundingClientRect(); return"

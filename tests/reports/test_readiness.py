@@ -82,7 +82,7 @@ def test_every_gate_that_was_measured_leads_to_its_table(judged_run: Path) -> No
     text = (judged_run / "report.html").read_text(encoding="utf-8")
     verdict = text[text.index('<section id="verdict"') : text.index('<section id="short"')]
     links = set(re.findall(r'href="#(table-\w+)"', verdict))
-    assert {"table-differences", "table-noise", "table-gaps", "table-speed"} <= links
+    assert {"table-differences", "table-gaps", "table-speed"} <= links
     assert all(text.count(f'id="{ident}"') == 1 for ident in links)
 
 
