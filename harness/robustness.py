@@ -347,7 +347,7 @@ def _grouped(scores: Scores, found: Sequence[Curve]) -> Iterator[Grouped]:
     mine = [c for c in found if c.metric == headline(scores.record)]
     for attribute, label in itertools.product(scores.attributes, scores.labels):
         by_group = scores.groups_of(attribute)
-        frames = {c.corruption: c.table[label].dropna() for c in mine if label in c.labels}
+        frames = {c.corruption: pd.DataFrame(c.table[label]).dropna() for c in mine if label in c.labels}
         pooled = [frame for name, frame in frames.items() if name in IN_MCE]
         if len(pooled) > 1:
             frames = {POOLED: (_total(pooled) / len(pooled)).dropna()} | frames

@@ -135,6 +135,7 @@ def test_the_timed_pass_is_of_one_size(run: Path) -> None:
     assert set(single["image"]) <= {"square", "square2", "square3"}
     assert json.loads((run / "run.json").read_text())["inputs"] == {
         "sizes": 5,
+        "columns": [32, 64],
         "smallest": "9 x 7",
         "largest": "40 x 24",
         "timed": "20 x 20",
