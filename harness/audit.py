@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from harness import attack_effects
-from harness.attacker import METRIC
+from harness.attacker import ATTACK
 from harness.datasets import UNKNOWN
 from harness.diversity import DIVERSITY
 from harness.fairness import groups as fairness
@@ -296,7 +296,7 @@ def _chosen(scores: Scores) -> list[str]:
 
 def failures(scores: Scores) -> pd.DataFrame:
     """What failed, by backend, condition and kind, with one of the messages; unusable images under backend ""."""
-    failed = scores.rows[scores.rows["metric"].isin(("output", "timed", METRIC)) & (scores.rows["error"] != "")]
+    failed = scores.rows[scores.rows["metric"].isin(("output", "timed", ATTACK)) & (scores.rows["error"] != "")]
     counts: dict[tuple[str, str, str], list[str]] = {}
     for row in failed.to_dict("records"):
         kind, _, message = str(row["error"]).partition(": ")
