@@ -146,6 +146,7 @@ def test_a_run_attacks_judges_and_resumes(suite: Path, photos: Path, tmp_path: P
     assert (own[["amplification", "amplification_low", "amplification_high", "versus_bicubic"]] == 1).all(axis=None)
     assert (own.loc[own["attack"] != "signs", "versus_signs_low"] > 1.2).all()
     assert set(table.loc[table["backend"] == "nearest", "verdict"]) == {"amplifies"}
+    assert set(table.columns[table.isna().all()]) == {"lpips", "lpips_low", "lpips_high"}, "the suite has no LPIPS"
 
     lost = next(path for path in made if path.name.endswith(".input.png"))
     lost.unlink()

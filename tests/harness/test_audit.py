@@ -569,8 +569,9 @@ def test_a_run_without_rows_has_every_table_and_column(backends: list[dict[str, 
 FROM_READINGS = {
     *("sets", "flips", "excess_flips", "parity", "posterior", "reliability", "perceptual", "verification", "indices"),
     *("seeds", "probes", "instruments", "disagreement", "unread"),
+    "attacks",
 }
-"""Tables of stored features and readings, which tests/harness/test_runner.py and tests/harness/fairness make."""
+"""Tables of stored features, readings and attacks, which the tests of runs, of fairness and of attacks make."""
 
 
 def test_full_tables_leave_no_column_empty(tmp_path: Path) -> None:

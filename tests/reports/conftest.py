@@ -120,6 +120,7 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
         "untimed": _untimed(),
         "worst": _worst(folder),
         "samples": _samples(folder),
+        "attacks": _attacks(),
         "failures": _failures(),
         "diversity": _diversity(),
         "sets": _sets(),
@@ -409,6 +410,15 @@ def _sets() -> Iterator[dict[str, Any]]:
             "high": value + 0.002,
             "note": "",
         }
+
+
+def _attacks() -> Iterator[dict[str, Any]]:
+    yield {"backend": "realesrgan", "attack": "pgd", "n": 0, "verdict": "not run: no Gradient"}
+    for backend, attack, value in (("bicubic", "pgd", 1.0), ("realesrgan", "search", 1.7), ("sr3", "pgd", 4.1)):
+        names = ("change", "amplification", "versus_bicubic", "versus_signs", "psnr", "lpips")
+        figures = {f"{name}{end}": value * by for name in names for end, by in (("", 1), ("_low", 0.9), ("_high", 1.1))}
+        who = {"backend": backend, "attack": attack, "epsilon": 8, "n": 32, "seeds": 2 if backend == "sr3" else 1}
+        yield who | figures | {"verdict": "not separated" if backend == "bicubic" else "amplifies"}
 
 
 def _failures() -> Iterator[dict[str, Any]]:
