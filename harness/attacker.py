@@ -30,7 +30,7 @@ from harness.score import stored_outputs
 from harness.store import Row, RunFolder, equal_sizes, is_whole, slug
 from harness.suite import Attacks, Suite
 
-METRIC = "attack"
+ATTACK = "attack"
 """The metric of the rows of failures."""
 SIGNS, SEARCH = "signs", "search"
 REQUEST_PIXELS = 2**21
@@ -93,7 +93,8 @@ class Attacker:
         outputs = stored_outputs(self.folder, self.images, record, CLEAN, self.suite.scale)
         attacks = attacks_on(record, self.part)
         task = progress.add_task(f"{record['label']}: attacks", total=len(attacks) * len(outputs))
-        with ThreadPoolExecutor(len(self.backend.sessions)) as pool:
+        pool = ThreadPoolExecutor(len(self.backend.sessions))
+        try:
             for attack in attacks:
                 pending = {i: o for i, o in outputs.items() if not all(map(is_whole, self._files(attack, o)))}
                 progress.advance(task, len(outputs) - len(pending))
@@ -101,6 +102,8 @@ class Attacker:
                 for batch, failures in zip(batches, pool.map(partial(self._store, attack), batches), strict=True):
                     progress.advance(task, len(batch))
                     yield from failures
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _files(self, attack: Attack, output: Path) -> tuple[Path, Path]:
         return attack.files(self.folder, self.backend.record["label"], output)
@@ -121,7 +124,7 @@ class Attacker:
             if len(targets) == 1:
                 text = f"{type(error).__name__}: {error}"
                 where = {"condition": attack.condition, "severity": attack.epsilon}
-                return [where | {"image": targets[0].id, "metric": METRIC, "error": text}]
+                return [where | {"image": targets[0].id, "metric": ATTACK, "error": text}]
             return [row for target in targets for row in self._store(attack, [target])]
         for target, image, output in zip(targets, attacked, results, strict=True):
             first, second = self._files(attack, target.output)
@@ -164,8 +167,8 @@ class Attacker:
 
 
 def attack_seed(target: Target, number: int) -> int:
-    """A sampler seed to attack with: never that of the outputs that are judged."""
-    return seed_of(target.seed, METRIC, number)
+    """A sampler seed to attack with: another than that of the outputs that are judged, `target.seed`."""
+    return seed_of(target.seed, ATTACK, number)
 
 
 def sound(answers: Sequence[T | BackendError]) -> list[T]:

@@ -330,7 +330,7 @@ def _chosen(scores: Scores) -> list[str]:
     return [*map(str, first.index if 2 <= len(first) <= MOST_GROUPS else usable["image"].head(SAMPLES))]
 
 
-FAILING = ("output", "timed", attacker.METRIC, explanations.METRIC)
+FAILING = ("output", "timed", attacker.ATTACK, explanations.METRIC)
 """What rows of failures are about."""
 
 

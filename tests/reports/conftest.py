@@ -129,6 +129,7 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
         "explanations": _explanations(),
         "diffusion_index": _diffusion_index(),
         "maps": _maps(folder),
+        "attacks": _attacks(),
         "failures": _failures(),
         "diversity": _diversity(),
         "sets": _sets(),
@@ -497,6 +498,15 @@ def _maps(folder: Path) -> Iterator[dict[str, Any]]:
         for backend in ("bicubic", *COMPARED):
             paths = {part: _png(folder, f"map-{i}-{backend}-{part}", 64, i) for part in ("output", "picture")}
             yield {"image": f"face_{i:04d}", "backend": backend, "map": "cem"} | paths
+
+
+def _attacks() -> Iterator[dict[str, Any]]:
+    yield {"backend": "realesrgan", "attack": "pgd", "n": 0, "verdict": "not run: no Gradient"}
+    for backend, attack, value in (("bicubic", "pgd", 1.0), ("realesrgan", "search", 1.7), ("sr3", "pgd", 4.1)):
+        names = ("change", "amplification", "versus_bicubic", "versus_signs", "psnr", "lpips")
+        figures = {f"{name}{end}": value * by for name in names for end, by in (("", 1), ("_low", 0.9), ("_high", 1.1))}
+        who = {"backend": backend, "attack": attack, "epsilon": 8, "n": 32, "seeds": 2 if backend == "sr3" else 1}
+        yield who | figures | {"verdict": "not separated" if backend == "bicubic" else "amplifies"}
 
 
 def _failures() -> Iterator[dict[str, Any]]:
