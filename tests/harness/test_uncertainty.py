@@ -12,6 +12,8 @@ from rich.progress import Progress
 from scipy.stats import betabinom
 
 from harness.datasets import open_dataset
+from harness.hallucination_maps import example_rows
+from harness.images import load
 from harness.plan import CLEAN, Job, plan
 from harness.runner import run
 from harness.scores import Scores
@@ -32,7 +34,8 @@ name: small
 title: small
 low: 16
 high: 64
-metrics: [lr_mse]
+metrics: [lr_psnr]
+hallucination: {distances: [l1]}
 diversity: {images: 8, samples: 3}
 uncertainty: {images: 100, samples: 4}
 """
@@ -154,7 +157,7 @@ def test_halves_are_fixed_by_the_seed_alone() -> None:
 
 
 def test_sr3_is_covered_on_faces_that_it_never_saw(data_root: Path, tmp_path: Path) -> None:
-    """On held-out photos the calibrated bands of SR3 and of bicubic hold as many images as promised."""
+    """On held-out photos the bands of SR3 and of bicubic hold as many as promised, and SR3's spread has its map."""
     suite = parse_suite(SUITE.replace("diversity: {images: 8, samples: 3}", ""), "x.yaml")
     job = Job(suite, f"utkface:{data_root}/utkface#validation", ("bicubic", "sr3,steps=4"), tmp_path, 100, "")
     with Progress(disable=True) as progress:
@@ -166,3 +169,5 @@ def test_sr3_is_covered_on_faces_that_it_never_saw(data_root: Path, tmp_path: Pa
     assert (whole["verdict"] == "holds").all()
     assert (whole["n"] + whole["calibration"] == 100).all()
     assert only(whole, backend="sr3", band="spread")["correlation_low"] > 0
+    worst = only(pd.DataFrame(example_rows(Scores.of(folder))), backend="sr3", place="worst")
+    assert load(tmp_path / worst["uncertainty"]).std() > 0
