@@ -17,7 +17,6 @@ from harness.suite import parse_yaml
 
 Row = dict[str, Any]
 GOOD, BAD = "restorer", "vandal"
-SIGMAS = (0.0, 0.04, 0.06, 0.08, 0.09, 0.1)
 TODAY = dt.datetime.now(dt.UTC).date()
 MET = "no disparity beyond the margin"
 
@@ -40,10 +39,31 @@ def audited(label: str, *, good: bool) -> dict[str, list[Row]]:
         "summary": [image | {"metric": m, "failed": 0, **around(v, 0.01)} for m, v in scored.items()],
         "differences": [image | {"metric": m, "verdict": word, **around(*d)} for m, d in differences.items()],
         "worst": [who | {"metric": "lpips_alex", "rank": 1, "value": 0.2 if good else 0.8}],
-        "noise": [
-            image | {"metric": "lpips_alex", "severity": s, "sigma": sigma, "difference": -0.2 * sign}
-            | {"difference_low": -0.2 * sign - 0.02, "difference_high": -0.2 * sign + 0.02}
-            for s, sigma in enumerate(SIGMAS)
+        "hallucination": [
+            image | {"measure": m, "value": v, "low": v - 0.01, "high": v + 0.01}
+            for m, v in {"below_goal": 0.02 if good else 1.0, "hallucination_lpips": 0.2 if good else 0.7}.items()
+        ],
+        "preservation": [
+            image | {"measure": m, "instrument": i, "loss": loss, "loss_low": loss - 0.01, "loss_high": loss + 0.01}
+            for m, i in (("gender_agreement", "attributes"), ("identity_similarity", "identity"))
+            for loss in [0.02 if good else 0.4]
+        ],
+        "robustness": [
+            image | {"measure": m, "metric": k, "value": v, "low": v - 0.1, "high": v + 0.1}
+            for m, k, v in (("mce", "lpips_alex", 1 - sign * 0.4), ("amplification", "mse", 4 - sign * 2.5))
+        ],
+        "corruptions": [
+            image | {"corruption": "fog", "metric": "lpips_alex", "severity": s, "verdict": word} for s in (1, 3, 5)
+        ],
+        "group_slopes": [
+            who | {"corruption": "mean", "metric": "lpips_alex", "attribute": "gender", "group": group, "verdict": v}
+            for group, v in (("first", "better" if good else "worse"), ("second", "not separated"))
+        ],
+        "explanations": [
+            image | {"map": name, "verdict": "faithful" if good else "not faithful"} for name in ("lam", "occlusion")
+        ],
+        "uncertainty": [
+            image | {"band": "constant", "attribute": "all", "group": "all", "verdict": "holds" if good else "too low"}
         ],
         "failures": [] if good else [who | {"condition": "clean", "kind": "BackendFailed", "message": "x", "n": 3}],
         "gaps": [
@@ -58,7 +78,7 @@ def audited(label: str, *, good: bool) -> dict[str, list[Row]]:
         ],
         "speed": [
             who | {"output_px": 64, "batch": 1, "n": 130 if good else 12, "end_to_end_p90": 0.3 if good else 4.0}
-            | {"peak_memory_mb": 700.0, "valid": True, "note": ""}
+            | {"peak_memory_mb": 700.0, "energy_j": 1.4 if good else 50.0, "valid": True, "note": ""}
         ],
         "sets": [image | {"metric": "kid_attributes", "value": 0.001, "low": 0.0005, "high": 0.0015}],
     }  # fmt: skip
@@ -269,7 +289,7 @@ def test_built_in_policies_pass_a_good_backend_and_fail_a_bad_one(name: str, tmp
     assert [f.gate.id for f in good.findings if f.status != PASSED] == []
     assert (exit_status([good]), exit_status([bad]), exit_status([good, bad])) == (0, 1, 1)
     passed = {f.gate.id for f in bad.findings if f.status == PASSED and not f.gate.checklist}
-    assert passed <= {"speed.memory", "quality.images", "quality.kid", "fairness.told"}
+    assert passed <= {"speed.memory", "quality.images", "quality.kid", "fairness.told", "explainability.told"}
 
 
 @pytest.mark.parametrize("name", ["face-restoration-product", "research-comparison"])
