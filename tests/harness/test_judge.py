@@ -55,6 +55,11 @@ def audited(label: str, *, good: bool) -> dict[str, list[Row]]:
         "corruptions": [
             image | {"corruption": "fog", "metric": "lpips_alex", "severity": s, "verdict": word} for s in (1, 3, 5)
         ],
+        "attacks": [
+            image | {"attack": "pgd", "epsilon": e, "versus_bicubic": 10 - sign * 7}
+            | {"versus_bicubic_low": 9 - sign * 7, "versus_bicubic_high": 11 - sign * 7}
+            for e in (1, 2, 4, 8)
+        ],
         "group_slopes": [
             who | {"corruption": "mean", "metric": "lpips_alex", "attribute": "gender", "group": group, "verdict": v}
             for group, v in (("first", "better" if good else "worse"), ("second", "not separated"))
