@@ -84,6 +84,14 @@ ENTRIES = {
             optional=("weights", *TORCH),
         ),
         Entry(
+            "sr3-fast",
+            "backends.sr3.backend:SR3Fast",
+            "SR3 in one step, its student, 16 -> 64",
+            family="diffusion",
+            licence="non-commercial research",
+            optional=TORCH,
+        ),
+        Entry(
             "replay",
             "backends.replay:Replay",
             "precomputed outputs: replay,outputs=PATH",
