@@ -72,9 +72,12 @@ ABSENT: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
-    """A run folder, read: `record` is run.json; `tables` holds what was measured, `missing` why the rest was not."""
+    """A run folder, read: `record` is run.json; `tables` holds what was measured, `missing` why the rest was not.
+
+    Nobody changes it; each is equal to itself alone.
+    """
 
     folder: Path
     record: dict[str, Any]

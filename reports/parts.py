@@ -126,7 +126,7 @@ class Anchor:
     title: str
 
 
-def anchored(sections: list[Section]) -> tuple[list[Section], dict[str, Anchor]]:
+def anchored(sections: Sequence[Section]) -> tuple[list[Section], dict[str, Anchor]]:
     """Numbered sections in which the first table of each stored one has an identifier, and these by stored table."""
     anchors: dict[str, Anchor] = {}
     marked = []

@@ -6,6 +6,7 @@ Texts here are not escaped; whoever writes them out escapes them.
 import json
 import math
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
@@ -34,8 +35,9 @@ WHOLE_SIZE = ("all", "batch-1")  # what is left out takes the rest of its size w
 MINIMUM = {"end_to_end_p50": 11, "end_to_end_p90": 64, "end_to_end_p95": 130, "end_to_end_p99": 662}
 
 
-def sections(run: Run) -> list[Section]:
-    """All numbered sections, in the order of the report."""
+@lru_cache(maxsize=1)
+def sections(run: Run) -> tuple[Section, ...]:
+    """All numbered sections, in the order of the report: made once for the page and for the Markdown text."""
     parts: list[Callable[[Run], Section]] = [
         _comparison,
         _speed,
@@ -50,7 +52,7 @@ def sections(run: Run) -> list[Section]:
         _tested,
         _reproduce,
     ]
-    return [part(run) for part in parts]
+    return tuple(part(run) for part in parts)
 
 
 # ---------------------------------------------------------------- 1 Comparison
