@@ -166,7 +166,7 @@ def main() -> int:
         print("usage: python -m benchmarks.readme RUN (a folder that `harness run` wrote)", file=sys.stderr)
         return 2
     tables = {p.stem: pd.read_parquet(p) for p in (Path(sys.argv[1]) / "tables").glob("*.parquet")}
-    if len(tables.get("robustness", ())):
+    if (tables["robustness"]["measure"] == "mce").any():
         print(robustness(tables))
     elif len(set(tables["speed"]["output_px"])) > 1:
         print(costs(tables["speed"]))

@@ -21,10 +21,10 @@ from rich.progress import Progress
 
 from harness.attacker import SEARCH, SIGNS, Attack, attacks_on, seeds_of
 from harness.attacks import mse
+from harness.hallucination import enlarged
 from harness.images import load
 from harness.metrics import METRICS, score
 from harness.plan import CLEAN
-from harness.resize import resize, to_uint8
 from harness.score import BASELINE, CONTROL, identity, image_labels, scale_of, stored_outputs
 from harness.scores import Scores
 from harness.statistics import INSUFFICIENT, mean_intervals, ratio_of_means
@@ -95,7 +95,8 @@ class _Measured:
         """The rows of one attacked image."""
         changed, after = (load(path) for path in attack.files(self.folder, self.backend["label"], output))
         clean, before = load(self.folder.input(CLEAN.folder, image)), load(output)
-        values = {CHANGE: _change(after, before), BICUBIC: _change(self._bicubic(changed), self._bicubic(clean))}
+        plain = enlarged(np.stack([clean, changed]), self.scale)
+        values = {CHANGE: _change(after, before), BICUBIC: _change(*plain)}
         for name in (n for n in QUALITY if n in self.record["metrics"]):
             target = load(self.folder.target(image))
             values[name] = float(score(name, after[None], target[None], changed[None], self.scale)[0])
@@ -104,10 +105,6 @@ class _Measured:
             unit = METRICS[name].unit if name in METRICS else "squared levels"
             error = "too small for this metric" if math.isnan(value) else ""
             yield self.who | self.labels[image] | where | {"metric": name, "value": value, "unit": unit, "error": error}
-
-    def _bicubic(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        height, width = (self.scale * n for n in image.shape[:2])
-        return to_uint8(resize(image.astype(np.float64), height, width))
 
 
 def _change(after: NDArray[np.uint8], before: NDArray[np.uint8]) -> float:
@@ -188,7 +185,7 @@ def _mean(values: "pd.Series[float]") -> tuple[float, float, float]:
 def _ratio(above: "pd.Series[float]", below: "pd.Series[float]") -> tuple[float, float, float]:
     """Ratio of the means over the images that both have; nothing where there is nothing to divide by."""
     common = above.index.intersection(below.index)
-    if not len(common) or not below[common].all():
+    if not len(common) or not below[common].any():
         return NOTHING
     return ratio_of_means(_column(above[common]), _column(below[common]))
 
@@ -202,6 +199,6 @@ def _figures(name: str, figures: Sequence[float]) -> Row:
 
 
 def _verdict(row: Row) -> str:
-    if row["n"] < INSUFFICIENT:
+    if row["n"] < INSUFFICIENT or math.isnan(row["amplification"]):
         return FEW
     return AMPLIFIES if row["amplification_low"] > 1 else DAMPS if row["amplification_high"] < 1 else OPEN

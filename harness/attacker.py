@@ -7,12 +7,12 @@ KEY is that of the clean output, and so names the backend's digest, the input, t
 backend is attacked with other seeds than the one that its outputs are made with, clean and attacked.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from harness.degrade import seed_of
 from harness.errors import BackendError
 from harness.images import load
 from harness.plan import CLEAN
-from harness.replicas import Replicas
+from harness.replicas import Replicas, sound
 from harness.resize import to_uint8
 from harness.score import stored_outputs
 from harness.store import Row, RunFolder, equal_sizes, is_whole, slug
@@ -35,7 +35,6 @@ ATTACK = "attack"
 SIGNS, SEARCH = "signs", "search"
 REQUEST_PIXELS = 2**21
 """Most output pixels of a request: 24 MiB of floats each way."""
-T = TypeVar("T")
 
 
 class Attack(NamedTuple):
@@ -169,17 +168,3 @@ class Attacker:
 def attack_seed(target: Target, number: int) -> int:
     """A sampler seed to attack with: another than that of the outputs that are judged, `target.seed`."""
     return seed_of(target.seed, ATTACK, number)
-
-
-def sound(answers: Sequence[T | BackendError]) -> list[T]:
-    """The answers.
-
-    Raises:
-        BackendError: the first that there is among them.
-    """
-    found: list[T] = []
-    for answer in answers:
-        if isinstance(answer, BackendError):
-            raise answer
-        found.append(answer)
-    return found

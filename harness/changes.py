@@ -22,7 +22,7 @@ from harness.images import load
 from harness.plan import CLEAN, Condition, conditions
 from harness.score import identity, image_labels, stored_outputs
 from harness.store import Row, RunFolder, read_table
-from harness.suite import Seeds, Suite
+from harness.suite import Seeds, Suite, stored_suite
 
 CHANGE = "change_mse"
 DRAWS = "draw_variance"
@@ -69,7 +69,7 @@ class Comparison:
 def measure_changes(folder: RunFolder, progress: Progress) -> None:
     """Append a row for each comparison whose outputs are all stored and that has none yet."""
     record = folder.read_record() or {}
-    suite = Suite.model_validate(record["suite"]["content"])
+    suite = stored_suite(record)
     if not (suite.noise or suite.corruptions):
         return
     images = read_table(folder.path / "images.parquet")

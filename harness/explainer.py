@@ -30,7 +30,7 @@ from harness.explanations import METRIC, RIVALS, explanation_path, reason_not_ru
 from harness.faithfulness import areas
 from harness.images import load
 from harness.plan import CLEAN
-from harness.replicas import Replicas
+from harness.replicas import Replicas, sound
 from harness.resize import resize, to_uint8
 from harness.score import stored_outputs
 from harness.store import Row, RunFolder, write_atomic
@@ -81,13 +81,7 @@ class Live:
     def _answers(self, items: Sequence[Asked], ask: Callable[[Sequence[Asked]], list[Got | BackendError]]) -> list[Got]:
         size = min(self.backend.batch, max(1, REQUEST_PIXELS // self.case.output[..., 0].size))
         batches = (items[start : start + size] for start in range(0, len(items), size))
-        return [_sound(answer) for batch in batches for answer in ask(batch)]
-
-
-def _sound(answer: Got | BackendError) -> Got:
-    if isinstance(answer, BackendError):
-        raise answer
-    return answer
+        return [answer for batch in batches for answer in sound(ask(batch))]
 
 
 @dataclass(frozen=True)

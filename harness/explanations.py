@@ -150,6 +150,9 @@ def _diffusion(scores: Scores, backend: dict[str, Any], stored: list[_Stored]) -
     maps = {one.image: load_explanation(file).attribution for one in stored if (file := one.file("lam")).exists()}
     indices = pd.Series({image: diffusion_index(m) for image, m in maps.items()}, dtype=float).dropna()
     who = {"backend": backend["label"]}
+    if reason := _said(reason_not_run(backend, "lam")):
+        yield who | {"attribute": "all", "group": "all", "n": 0, "status": reason}
+        return
     yield who | {"attribute": "all", "group": "all"} | _index_figures(indices)
     for attribute in scores.attributes:
         groups = scores.groups_of(attribute).reindex(indices.index)

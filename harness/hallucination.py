@@ -34,7 +34,7 @@ from harness.resize import resize, to_uint8
 from harness.score import BATCH, BATCH_PIXELS, CONTROL, identity, image_labels, stored_outputs
 from harness.scores import Scores, mean_interval
 from harness.store import Row, RunFolder, equal_sizes, read_table
-from harness.suite import Suite
+from harness.suite import Suite, stored_suite
 
 Float = NDArray[np.float64]
 
@@ -140,7 +140,7 @@ def measure_hallucination(folder: RunFolder, progress: Progress) -> None:
         WeightsError: LPIPS is asked for and its network is not to be had.
     """
     record = folder.read_record() or {}
-    suite = Suite.model_validate(record["suite"]["content"])
+    suite = stored_suite(record)
     metrics = describe_split(suite)
     if not metrics:
         return

@@ -247,10 +247,10 @@ def _judge_row(gate: Gate, row: dict[Any, Any], name: str) -> Finding:
 
 def _judge_word(gate: Gate, row: dict[Any, Any], name: str) -> Finding:
     word = row[gate.column]
-    if word in gate.words:
-        status = PASSED
-    elif word in UNMEASURED or pd.isna(word) or str(word).startswith(NOT_RUN):
+    if word in UNMEASURED or pd.isna(word) or str(word).startswith(NOT_RUN):
         status = NOT_MEASURED
+    elif word in gate.words:
+        status = PASSED
     else:
         status = NOT_DECIDED if word in OPEN else FAILED
     return Finding(gate, status, _said(name, ""), one_line(str(word), 80))

@@ -32,6 +32,7 @@ ACCEPTABLE = {
     "corruption_gaps": ["inconclusive", "disparity"],
     "group_slopes": ["better", "worse", "not separated"],
     "gaps": ["no disparity beyond the margin", "inconclusive", "disparity"],
+    "uncertainty": ["holds", "too low", "too high"],
 }
 """The verdicts that a gate may ask for; "insufficient" and "not measured" are none that could pass."""
 SCORED = (

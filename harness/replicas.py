@@ -97,11 +97,6 @@ class Replicas:
         return True
 
     @property
-    def differentiable(self) -> bool:
-        """Whether the backend offers `Gradient`."""
-        return self.sessions[0].differentiable
-
-    @property
     def batch(self) -> int:
         """Images a request."""
         return self.sessions[0].batch
@@ -115,6 +110,20 @@ class Replicas:
         """Disconnect, and end a local backend."""
         for session in self.sessions:
             session.close()
+
+
+def sound(answers: Sequence[Got | BackendError]) -> list[Got]:
+    """The answers.
+
+    Raises:
+        BackendError: the first that there is among them.
+    """
+    found: list[Got] = []
+    for answer in answers:
+        if isinstance(answer, BackendError):
+            raise answer
+        found.append(answer)
+    return found
 
 
 def _check_twins(one: Session, other: Session) -> None:

@@ -179,6 +179,7 @@ def _crossings(levels: Sequence[Row]) -> Iterator[Row]:
         worse = [severity for severity, word in words.items() if word == "worse"]
         better = sum(word == "better" for severity, word in words.items() if severity)
         said = "worse" if worse else "better" if better == len(words) - 1 else "not separated"
+        said = "not measured" if "not measured" in words.values() else said
         counts = {"tested": len(words) - 1, "better": better, "crossing": min(worse, default=math.nan)}
         yield dict(zip(keys, key, strict=True)) | counts | {"verdict": said}
 

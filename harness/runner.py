@@ -146,8 +146,8 @@ class Run:
             self._write_record("running")
             for backend in self.backends:
                 self._generate(backend)
-                self._probe(backend)
                 self._time(backend)
+                self._probe(backend)
                 self._note(backend)
             for part in earlier:  # only now: their cases have been tried again
                 part.unlink(missing_ok=True)

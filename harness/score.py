@@ -15,7 +15,7 @@ from harness.images import load
 from harness.metrics import METRICS, score
 from harness.plan import CLEAN, Condition, conditions
 from harness.store import Row, RunFolder, cache_key, equal_sizes, is_whole, read_table
-from harness.suite import Suite
+from harness.suite import stored_suite
 
 BATCH = 32
 BATCH_PIXELS = 2**24
@@ -72,7 +72,7 @@ def score_run(folder: RunFolder, progress: Progress) -> None:
     for name, metric in record["metrics"].items():
         if name not in METRICS or METRICS[name].recipe != metric["recipe"]:
             raise StoreError(f"{folder.path}: {name} was scored by another recipe; run again into another --output")
-    suite = Suite.model_validate(record["suite"]["content"])
+    suite = stored_suite(record)
     work = [
         Stored(identity(backend, record["dataset"]["spec"]), condition, outputs, metrics)
         for backend in record["backends"]

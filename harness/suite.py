@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from harness.corruptions import MOVES_PIXELS
 from harness.degrade import EFFECTS
-from harness.errors import ConfigError, one_line
+from harness.errors import ConfigError, StoreError, one_line
 from harness.images import MAX_PIXELS
 from harness.metrics import LPIPS_MINIMUM, METRICS
 
@@ -490,6 +490,21 @@ class Suite(Strict):
     def sha256(self) -> str:
         """Hash of everything the suite says."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def stored_suite(record: dict[str, Any]) -> Suite:
+    """The suite of a run record.
+
+    Raises:
+        StoreError: this version would not run it.
+    """
+    try:
+        return Suite.model_validate(record["suite"]["content"])
+    except ValidationError as error:
+        reason = one_line(str(error.errors()[0]["msg"]).removeprefix("Value error, "), 160)
+        raise StoreError(
+            f"the run's suite is not one of this version: {reason}; run again into another --output"
+        ) from error
 
 
 def is_predictions(instrument: str) -> bool:

@@ -209,7 +209,7 @@ def _band(scores: Scores, images: pd.DataFrame, band: str) -> Iterator[Row]:
     found = pd.DataFrame({"held": test[f"band_{band}"] <= q, "width": width, "correlation": rank})
     for attribute, group, members in [("all", "all", test.index), *_groups(scores, test.index)]:
         who = {"attribute": attribute, "group": group, "calibration": len(calibration), "n": len(members)}
-        few = "fewer than 30 test images" if group != "all" and len(members) < INSUFFICIENT else ""
+        few = "fewer than 30 test images" if len(members) < INSUFFICIENT else ""
         few = few or ("too few images to calibrate" if math.isnan(q) or not len(members) else "")
         expected = expected_coverage(len(calibration), len(members), coverage)
         yield who | (_untold(few) if few else {"factor": q} | _judged(found.loc[members], expected))

@@ -203,7 +203,7 @@ def _by_group(run: Run, label: str) -> Iterator[Table]:
         frame = frame[(frame["backend"] == label) & frame["metric"].isin(wanted)]
         if len(frame):
             yield stored(name, frame)
-    yield from of_backends(run, ("excess_flips", "verification", "perceptual"), [label])
+    yield from of_backends(run, ("excess_flips", "verification", "perceptual", "group_slopes"), [label])
 
 
 def _ethics(run: Run, label: str) -> Iterator[str]:

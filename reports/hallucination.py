@@ -58,7 +58,8 @@ def _consistency(run: Run, label: str) -> Iterator[str]:
     if "below_goal" in rows and rows["below_goal"]["n"]:
         missed, mean = rows["below_goal"], rows["lr_psnr"]["value"]
         yield (
-            f"{_share(missed)} of its {count(missed['n'])} outputs miss the consistency goal of {GOAL:g} dB; "
+            f"{_share(missed)} of its {count(missed['n'])} outputs miss the consistency goal of {GOAL:g} dB, or what "
+            "their own photos reach where that is less; "
             f"made small again, they agree with their inputs to {significant(mean)} dB on average."
         )
 
@@ -135,7 +136,10 @@ def _preserved(run: Run) -> Table:
     for label, mine in by_backend(run, frame).groupby("backend", sort=False):
         found = {(row["measure"], row["instrument"]): row for _, row in mine.iterrows()}
         rows.append([label_cell(run, str(label)), *(_kept_cell(found.get((m, i))) for m, i, _ in measures)])
-    columns = [Column("Backend"), *(Column(m.replace("_", " ").capitalize(), UNITS.get(u, i)) for m, i, u in measures)]
+    columns = [
+        Column("Backend"),
+        *(Column(m.replace("_", " ").capitalize(), f"{UNITS.get(u, u)}, {i}") for m, i, u in measures),
+    ]
     caption = "What instruments read in output and photo; below, what is lost beyond photos saved as JPEG"
     return Table(caption, columns, rows, "preservation")
 

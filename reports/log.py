@@ -38,7 +38,10 @@ PARTS = {"accuracy": ACCURACY, "discriminatory impact": IMPACT, "robustness and 
 """What the figures are of, with the tables that hold them."""
 PRINTED = {
     "accuracy": ACCURACY,
-    "discriminatory impact": ("gaps", "contrasts", "excess_flips", "verification", "perceptual", "indices"),
+    "discriminatory impact": (
+        *("gaps", "contrasts", "excess_flips", "verification", "perceptual", "indices"),
+        *("corruption_gaps", "group_slopes"),
+    ),
     "robustness and behaviour": OTHER,
     "cost": COST,
 }

@@ -70,8 +70,8 @@ def _where(run: Run, label: str, metric: str) -> str:
 def _worse(rows: pd.DataFrame) -> Iterator[str]:
     for severity in sorted(set(rows["crossing"].astype(float))):
         mine = rows[rows["crossing"] == severity]
-        late = f"worse from severity {count(severity)} on under {_listed(mine)}"
-        yield late if severity else "worse on clean inputs already"
+        late = f"first worse at severity {count(severity)} under {_listed(mine)}"
+        yield late if severity else "worse on clean inputs"
 
 
 def _listed(rows: pd.DataFrame) -> str:
@@ -189,7 +189,7 @@ def _by_corruption(  # noqa: PLR0913 - a table is what it is of, its name, its s
 def _crossing(row: "pd.Series[Any]") -> Cell:
     beside = "" if row["verdict"] == "better" else f"better at {count(row['better'])} of {count(row['tested'])}"
     if row["verdict"] == "worse":
-        start = f"worse from {count(row['crossing'])}" if row["crossing"] else "worse when clean"
+        start = f"first worse at {count(row['crossing'])}" if row["crossing"] else "worse when clean"
         return number_cell(start, beside, "strong")
     return number_cell(str(row["verdict"]), beside)
 

@@ -14,7 +14,9 @@ from reports.parts import Cell, Column, Table
 
 ACCURACY = ("summary", "differences", "diversity", "sets")
 COST = ("speed", "scenarios", "untimed")
-IMPACT = tuple(name for name, columns in TABLES.items() if name in FAIRNESS or "attribute" in columns)
+WHOLE = ("uncertainty", "diffusion_index")
+"""Tables that have groups, and first of all a row for everybody."""
+IMPACT = tuple(n for n, columns in TABLES.items() if n not in WHOLE and (n in FAIRNESS or "attribute" in columns))
 """What differs between groups of people."""
 PICTURES = tuple(name for name, columns in TABLES.items() if "output" in columns)
 OTHER = tuple(name for name in TABLES if name not in (*ACCURACY, *COST, *IMPACT, *PICTURES))

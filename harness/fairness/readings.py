@@ -47,7 +47,7 @@ from harness.plan import CLEAN, uninformative_conditions
 from harness.score import CONTROL, image_labels, output_path, scale_of
 from harness.score import identity as row_identity
 from harness.store import Row, RunFolder, equal_sizes, is_whole, read_table, slug
-from harness.suite import IDENTITY, Suite
+from harness.suite import IDENTITY, Suite, stored_suite
 
 Images = NDArray[np.uint8]
 About = dict[str, Any]
@@ -238,7 +238,7 @@ def _stored(path: Path) -> set[tuple[str, str, int, str]]:
 
 def _shown(folder: RunFolder, record: dict[str, Any], images: pd.DataFrame, backend: dict[str, Any]) -> Iterator[Shown]:
     """The stored outputs, further samples included; of the control arm, each target in two encodings."""
-    suite, control = Suite.model_validate(record["suite"]["content"]), backend["label"] == CONTROL
+    suite, control = stored_suite(record), backend["label"] == CONTROL
     posterior = suite.fairness.posterior if suite.fairness else None
     samples = posterior.samples if posterior and not backend["deterministic"] else 1
     asked = [(CLEAN, sample) for sample in range(samples)] + [(c, 0) for c in uninformative_conditions(suite)]
