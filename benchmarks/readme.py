@@ -140,8 +140,8 @@ def paired(tables: dict[str, pd.DataFrame]) -> str:
         "| " + " | ".join(["---"] * (len(FIGURES) + 2)) + " |",
     ]
     for (first, second), rows in both.groupby(["first", "second"], sort=False):
-        by_metric = rows.rename(columns={"mean": "value"}).set_index("metric")
-        cells = [interval(by_metric.loc[name]) if name in by_metric.index else "–" for name in FIGURES]
+        by_metric = {row["metric"]: row for _, row in rows.rename(columns={"mean": "value"}).iterrows()}
+        cells = [interval(by_metric[name]) if name in by_metric else "–" for name in FIGURES]
         lines.append(f"| {first} | {second} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
