@@ -210,13 +210,19 @@ class Run:
     def _probe(self, backend: Replicas) -> None:
         """Store the attacks and the maps of attribution that are missing, and a row for each failure."""
         common = self._identity(backend) | {"condition": CLEAN.name, "scale": self.suite.scale}
-        for part, probe in ((self.suite.attacks, Attacker), (self.suite.explanations, Explainer)):
-            if part is None:
-                continue
-            chosen = images_of(self.suite, self.dataset, part.images)
-            images = self.images[self.images["image"].isin(chosen)]
-            for failure in probe(self.folder, self.suite, part, backend, images).run(self.progress):
+        for probe in self._probes(backend):
+            for failure in probe.run(self.progress):
                 self.folder.append([common | self.labels[failure["image"]] | failure], "failed")
+
+    def _probes(self, backend: Replicas) -> Iterator[Attacker | Explainer]:
+        if part := self.suite.attacks:
+            yield Attacker(self.folder, self.suite, part, backend, self._chosen(part.images))
+        if maps := self.suite.explanations:
+            yield Explainer(self.folder, self.suite, maps, backend, self._chosen(maps.images))
+
+    def _chosen(self, count: int) -> pd.DataFrame:
+        """The rows of the images that a part of the suite over so many of them uses."""
+        return self.images[self.images["image"].isin(images_of(self.suite, self.dataset, count))]
 
     def _usable(self, step: Step) -> list[str]:
         return [i for i in step.images if i in self.sizes and self.folder.input(step.condition.folder, i).exists()]
