@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from harness.client import Differential, FloatItem, Item, Pixels
+from harness.client import Differential, Draw, FloatItem, Item, Pixels
 from harness.credentials import OPEN, Credentials
 from harness.errors import BackendError, Incompatible, Unavailable, one_line
 from harness.plan import BackendSpec
@@ -22,7 +22,7 @@ from harness.session import Session
 from harness.suite import Suite
 from protos.upscaler.v1 import upscaler_pb2 as pb
 
-Asked = TypeVar("Asked", Item, FloatItem)
+Asked = TypeVar("Asked", Item, FloatItem, Draw)
 Got = TypeVar("Got")
 
 
@@ -69,6 +69,10 @@ class Replicas:
         """A float output, and a gradient where a cotangent is given, or an error for each item; else as `upscale`."""
         return self._answers(items, Session.gradient)
 
+    def generate(self, draws: Sequence[Draw]) -> list[Pixels | BackendError]:
+        """An image or an error for each draw; else as `upscale`."""
+        return self._answers(draws, Session.generate)
+
     def _answers(
         self, items: Sequence[Asked], ask: Callable[[Session, Sequence[Asked]], list[Got | BackendError]]
     ) -> list[Got | BackendError]:
@@ -100,6 +104,11 @@ class Replicas:
     def differentiable(self) -> bool:
         """Whether the backend offers `Gradient`."""
         return self.sessions[0].differentiable
+
+    @property
+    def generative(self) -> bool:
+        """Whether the backend offers `Generate`."""
+        return self.sessions[0].generative
 
     @property
     def batch(self) -> int:
