@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,7 +190,7 @@ def _kind(job: Job) -> tuple[object, ...]:
 
 def merged(batches: Sequence[Mergeable]) -> Mergeable:
     """Batches of one kind as one, in their order."""
-    joined: dict[str, object] = {}
+    joined: dict[str, Any] = {}
     for name, value in vars(batches[0]).items():
         parts = [getattr(batch, name) for batch in batches]
         if isinstance(value, tuple):

@@ -163,8 +163,8 @@ def to_float_batch(request: pb.GradientRequest, description: Description) -> Flo
     images = _floats([image.data for image in request.images], first.height, first.width)
     weights = [image.cotangent for image in request.images]
     cotangents = _floats(weights, first.height * scale, first.width * scale) if first.cotangent else None
-    floats = {"images": images, "cotangents": cotangents, "levels": _levels(request)}
-    return FloatBatch(scale=scale, **floats, **_shared(request, description))
+    shared = _shared(request, description)
+    return FloatBatch(images=images, cotangents=cotangents, scale=scale, levels=_levels(request), **shared)
 
 
 def to_sample_batch(request: pb.GenerateRequest, description: Description) -> SampleBatch:

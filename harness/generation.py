@@ -31,7 +31,8 @@ def generates(p: Probe) -> str:
 
 
 def _one(p: Probe, seed: int, class_index: int | None) -> Pixels:
-    return p.generate([Draw(p.name(), seed, class_index)]).images[0]
+    (image,) = p.generate([Draw(p.name(), seed, class_index)]).images
+    return np.asarray(image)
 
 
 def _batches(p: Probe) -> str:

@@ -33,7 +33,7 @@ class BigGAN:
             digest=self.device.digest(Path(__file__), *code, path),
             scales=(),
             licence="Apache-2.0 code; weights for non-commercial research only (trained on UTKFace)",
-            domain="faces by class",
+            domain="none: makes faces by class",
             deterministic=False,
             classes=classes.class_names(metadata, network.embedding.num_embeddings),
             device=self.device.name,

@@ -45,7 +45,7 @@ class CDMBase:
             digest=self.device.digest(Path(__file__), *code, path),
             scales=(),
             licence=LICENCE,
-            domain="faces by class",
+            domain="none: makes faces by class",
             deterministic=False,
             classes=classes.class_names(metadata, _labels(metadata)),
             options=sr3.OF_STEPS,
