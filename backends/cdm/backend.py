@@ -20,6 +20,8 @@ from backends.pixels import Pixels, enlarge, to_images, to_model
 from backends.sr3 import backend as sr3
 from backends.sr3 import diffusion, unet
 
+ROUNDING = 1e-6
+"""A level that travels as a 32-bit float may come to lie this much above what was meant."""
 LICENCE = "Apache-2.0 code; weights for non-commercial research only (trained on UTKFace)"
 
 
@@ -40,7 +42,7 @@ class CDMBase:
         self.network = self.device.place(network)
         code = [Path(module.__file__ or "") for module in (classes, diffusion, unet, sr3)]
         self.description = Description(
-            name=path.stem,
+            name=path.stem.removesuffix("-16"),
             family="diffusion",
             digest=self.device.digest(Path(__file__), *code, path),
             scales=(),
@@ -106,10 +108,20 @@ class CDMStage(sr3.SR3):
         return enlarge(images, batch.scale).to(self.device.where), told
 
     def _level(self, place: int, asked: float | None) -> float:
-        if asked is not None and asked > self.largest:
+        if asked is not None and asked > self.largest + ROUNDING:
             text = f"{asked:g} is above {self.largest:g}, the largest that this stage was trained at"
             raise Refused(f"images[{place}].conditioning_level", text)
         return self.level if asked is None else asked
+
+
+def cdm_32(weights: str = "cdm-16-32", **settings: str) -> CDMStage:
+    """The stage from 16 to 32 pixels."""
+    return CDMStage(weights, **settings)
+
+
+def cdm_64(weights: str = "cdm-32-64", **settings: str) -> CDMStage:
+    """The stage from 32 to 64 pixels."""
+    return CDMStage(weights, **settings)
 
 
 def _labels(metadata: dict[str, str]) -> int:

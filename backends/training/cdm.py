@@ -11,7 +11,7 @@ from backends.sr3.unet import UNet
 from backends.training.config import TrainingConfig
 from backends.training.diffusion import blurred, diffusion_loss
 from backends.training.labelled import Labelled
-from backends.training.pairs import FIGURES, Pairs, portions
+from backends.training.pairs import FIGURES, Resizer, paired_figures, portions
 
 STEPS = 8
 """Sampler steps behind the validation figures."""
@@ -78,8 +78,8 @@ class CDMStageTask:
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
-        self.pairs, self.data = Pairs(config), Labelled(config)
-        self.count = len(self.pairs.images)
+        self.data, self.resizer = Labelled(config), Resizer(config.low, config.high)
+        self.count = len(self.data.images)
         told = {"labels": len(self.data.names), "levels": int(config.augmentation > 0)}
         self.sizes = config.network.model_dump() | {"c_in": 6} | told
         self.network = UNet(**{k: v for k, v in self.sizes.items() if k != "kind"})
@@ -92,7 +92,7 @@ class CDMStageTask:
         yield "network", self._loss(self.network, hr, labels, rng)
 
     def _loss(self, network: nn.Module, hr: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
-        low = blurred(self.pairs.resizer.down(hr), self.config.blur, rng)
+        low = blurred(self.resizer.down(hr), self.config.blur, rng)
         condition, level = self._augmented(low, self.config.augmentation * torch.rand(len(hr), generator=rng), rng)
         return diffusion_loss(network, IMAGES, hr, rng, condition=condition, labels=labels, level=level)
 
@@ -101,7 +101,7 @@ class CDMStageTask:
         gamma = cosine_gamma(s)
         if self.config.augmentation:
             low = diffuse(low, torch.randn(low.shape, generator=rng), gamma)
-        return self.pairs.resizer.up(low), gamma
+        return self.resizer.up(low), gamma
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """See `Task.validate`; the figures are of inputs at the level that the stage is used at."""
@@ -110,12 +110,13 @@ class CDMStageTask:
         labels = data.one_hot(data.held_out_classes)
         losses = [self._loss(network, data.photos(part), labels[part], rng) for part in portions(held_out)]
         outputs = [self._sample(network, part, rng) for part in portions(held_out[:FIGURES])]
-        return {"validation_loss": float(torch.stack(losses).mean()), **self.pairs.figures(torch.cat(outputs))}
+        figures = paired_figures(torch.cat(outputs), data.held_out[:FIGURES])
+        return {"validation_loss": float(torch.stack(losses).mean()), **figures}
 
     def _sample(self, network: nn.Module, held_out: Tensor, rng: torch.Generator) -> Tensor:
         """Outputs for validation photos by their place."""
         hr, labels = self.data.photos(held_out), self.data.one_hot(self.data.held_out_classes[held_out])
-        low, s = self.pairs.resizer.down(hr), torch.full((len(hr),), self.config.level)
+        low, s = self.resizer.down(hr), torch.full((len(hr),), self.config.level)
         condition, level = self._augmented(low, s, rng)
         return sample(network, torch.randn(hr.shape, generator=rng), labels, level, condition=condition)
 

@@ -501,7 +501,7 @@ def test_the_backend_serves_the_trained_stage(augmentation: float) -> None:
     assert isinstance(trainer.task, cdm.CDMStageTask)
     task = trainer.task
     first = task.data.photos(torch.tensor([0]))
-    low = ((task.pairs.resizer.down(first) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)
+    low = ((task.resizer.down(first) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)
     options: dict[str, Value] = {"steps": cdm.STEPS, "sampler": "dpm++2m"}
     place = int(task.data.held_out_classes[0])
     given = Batch(low, 4, ("a",), (1,), options, (place,), (None,))
@@ -517,7 +517,9 @@ def test_the_backend_serves_the_trained_generator() -> None:
     """The weights of the file are those under spectral norm, and the statistics those of the averaged network."""
     settings = config(**BIGGAN, steps=4)
     trainer = train(settings)
-    ours = BigGAN(str(card.export(settings, *trainer.task.export())))
+    path = card.export(settings, *trainer.task.export())
+    assert card._operations(settings, path).endswith("GFLOP a pass and image of 16 x 16 pixels")
+    ours = BigGAN(str(path))
     made = ours.generate(SampleBatch(16, ("a", "b"), (1, 2), {}, (0, 3)), lambda _done, _total: None)
     z = torch.stack([torch.randn(ours.latents, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)])
     average = trainer.average
