@@ -1,8 +1,8 @@
 """The generator of BigGAN (arXiv 1809.11096, section 3 and appendix B), sized for CPUs.
 
 From the paper: residual blocks with class-conditional batch normalisation, whose gains and biases are linear in one
-shared class embedding and in a part of z (hierarchical latents). Departures: pixel-shuffle at the exit, so that no
-layer runs at full size; no self-attention. Spectral norm belongs to the training (`backends.training.biggan`); weights
+shared class embedding and in a part of z (hierarchical latents). Departures: pixel-shuffle before the last layer, which
+alone runs at full size; no self-attention. Spectral norm belongs to the training (`backends.training.biggan`); weights
 files hold the normalised weights.
 """
 
@@ -58,7 +58,7 @@ class Generator(nn.Module):
         channels: unit of width; `multipliers` give the width of each block, which doubles the size.
         latent: values of z for each block, and for the first layer.
         embedding: width of the shared class embedding.
-        patch: factor of the pixel-shuffle at the exit.
+        patch: factor of the pixel-shuffle before the last layer, which has `channels` inputs.
     """
 
     def __init__(  # noqa: PLR0913 - the numbers of the paper's architecture tables, and one of ours
@@ -79,7 +79,8 @@ class Generator(nn.Module):
         self.first = nn.Linear(latent, widths[0] * START**2)
         self.blocks = nn.ModuleList(UpBlock(a, b, latent + embedding) for a, b in itertools.pairwise(widths))
         self.norm = nn.BatchNorm2d(widths[-1])
-        self.exit = nn.Conv2d(widths[-1], 3 * patch**2, 3, padding=1)
+        self.exit = nn.Conv2d(widths[-1], channels * patch**2, 3, padding=1)
+        self.last = nn.Conv2d(channels, 3, 3, padding=1)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         """Map z (N, latents) and classes y (N,) to images (N, 3, size, size) in [-1, 1]."""
@@ -88,5 +89,6 @@ class Generator(nn.Module):
         embedded = self.embedding(y)
         for block, part in zip(self.blocks, rest, strict=True):
             h = block(h, torch.cat([embedded, part], dim=1))
-        out: Tensor = F.pixel_shuffle(self.exit(F.relu(self.norm(h))), self.patch).tanh()
+        h = F.pixel_shuffle(self.exit(F.relu(self.norm(h))), self.patch)
+        out: Tensor = self.last(F.relu(h).contiguous(memory_format=torch.channels_last)).tanh()
         return out
