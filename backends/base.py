@@ -1,6 +1,6 @@
 """What a backend is: a description and one method.
 
-To add one, write a class with `description` and `upscale`, and name it in `backends.registry`.
+To add one, write a class with `description` and `upscale` (or `generate`), and name it in `backends.registry`.
 """
 
 import hashlib
@@ -47,8 +47,9 @@ class Option:
 class Description:
     """What a backend says of itself; the fields are those of `DescribeResponse` in the contract.
 
-    `merge` is for our server: requests that wait together are computed as one batch. Set it where a batch costs less
-    than its images one by one.
+    One that only generates has no `scales`; `generated_size` is the side of its images in pixels. `merge` is for our
+    server: requests that wait together are computed as one batch. Set it where a batch costs less than its images one
+    by one.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Description:
     max_batch: int = 64
     merge: bool = False
     progress: bool = False
+    generated_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,17 +108,33 @@ class FloatBatch:
     levels: tuple[float | None, ...] = ()
 
 
+@dataclass(frozen=True)
+class SampleBatch:
+    """Images to generate, of `size` x `size` pixels, validated by the server; the rest is as in `Batch`."""
+
+    size: int
+    ids: tuple[str, ...]
+    seeds: tuple[int, ...]
+    options: dict[str, Value] = field(default_factory=dict)
+    classes: tuple[int | None, ...] = ()
+
+
 Gradients = tuple[NDArray[np.floating], NDArray[np.floating] | None]
 """Outputs (N, scale * H, scale * W, 3) and, where cotangents were given, gradients (N, H, W, 3)."""
 
 
-class Backend(Protocol):
-    """An upscaler. `upscale` is called by one thread at a time.
+class Described(Protocol):
+    """What a server can serve; it has at least one of the methods of the classes below.
 
-    One on a device with memory of its own also has it as `device` (`backends.device.Device`).
+    They are called by one thread at a time. One on a device with memory of its own also has it as `device`
+    (`backends.device.Device`).
     """
 
     description: Description
+
+
+class Backend(Described, Protocol):
+    """An upscaler."""
 
     def upscale(self, batch: Batch, progress: Progress) -> NDArray[np.uint8] | NDArray[np.floating]:
         """Return (N, scale * H, scale * W, 3): uint8, or floats on the 0..255 scale that the server rounds.
@@ -133,6 +151,19 @@ class Differentiable(Protocol):
 
     def gradient(self, batch: FloatBatch, progress: Progress) -> Gradients:
         """The outputs of `upscale`, neither clipped nor rounded, and the gradients of sum(output * cotangent).
+
+        Raises:
+            Refused: this model cannot serve the request.
+            Cancelled: from `progress`; let it pass.
+        """
+
+
+@runtime_checkable
+class Generative(Described, Protocol):
+    """A backend that makes images of a class and a seed; having the method is all it takes to offer `Generate`."""
+
+    def generate(self, batch: SampleBatch, progress: Progress) -> NDArray[np.uint8] | NDArray[np.floating]:
+        """Return (N, size, size, 3): uint8, or floats on the 0..255 scale that the server rounds.
 
         Raises:
             Refused: this model cannot serve the request.

@@ -8,12 +8,23 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.base import Backend, Batch, Cancelled, Differentiable, FloatBatch, Gradients, Progress
+from backends.base import (
+    Backend,
+    Batch,
+    Cancelled,
+    Described,
+    Differentiable,
+    FloatBatch,
+    Generative,
+    Gradients,
+    Progress,
+    SampleBatch,
+)
 from backends.validation import MAX_PIXELS
 from harness.resize import to_uint8
 
@@ -22,16 +33,18 @@ if TYPE_CHECKING:
 
 Answer = tuple[NDArray[np.uint8] | NDArray[np.float32], NDArray[np.float32] | None]
 """The pixels of a request, and its gradients where it asked for some."""
+AnyBatch = Batch | FloatBatch | SampleBatch
+Mergeable = TypeVar("Mergeable", Batch, SampleBatch)
 POLL_SECONDS = 0.5
 """How often a waiting request looks whether its client is still there."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a request gets: (N, sH, sW, 3), and the figures of the computation that made it.
+    """What a request gets: the images (N, H, W, 3), and the figures of the computation that made them.
 
     The pixels are uint8; those of a `FloatBatch` are float32, neither clipped nor rounded, and `gradients` are
-    (N, H, W, 3) float32 where it had cotangents. `queue_s` is the time from its arrival to the start of that
+    float32 of its images' shape where it had cotangents. `queue_s` is the time from its arrival to the start of that
     computation, `compute_s` the time of the computation, other requests in the same batch included, and `device_bytes`
     the most device memory it used.
     """
@@ -47,7 +60,7 @@ class Outcome:
 class Job:
     """A request in the queue; `active` says whether its client still waits for it."""
 
-    batch: Batch | FloatBatch
+    batch: AnyBatch
     active: Callable[[], bool]
     progress: Progress
     arrived: float = field(default_factory=time.perf_counter)
@@ -57,7 +70,7 @@ class Job:
 class Batcher:
     """Runs one backend for many threads, one batch at a time."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Described) -> None:
         self.backend = backend
         self.device: Device | None = getattr(backend, "device", None)
         self.changed = threading.Condition()
@@ -107,15 +120,15 @@ class Batcher:
                 room -= len(job.batch.ids)
         return jobs
 
-    def _limit(self, batch: Batch | FloatBatch) -> int:
+    def _limit(self, batch: AnyBatch) -> int:
         """The most images to compute at once; no more than the batch has, if the backend gains nothing by more.
 
         Gradients are computed one request at a time: what they hold in memory grows with the batch.
         """
         d = self.backend.description
-        _, height, width, _ = batch.images.shape
-        merge = d.merge and isinstance(batch, Batch)
-        return min(d.max_batch, MAX_PIXELS // (height * width * batch.scale**2)) if merge else 0
+        _, height, width, _ = _output_shape(batch)
+        merge = d.merge and not isinstance(batch, FloatBatch)
+        return min(d.max_batch, MAX_PIXELS // (height * width)) if merge else 0
 
     def _leave(self, jobs: list[Job]) -> None:
         self.waiting = [job for job in self.waiting if job not in jobs]
@@ -155,32 +168,39 @@ class Batcher:
         if self.device:
             self.device.reset_peak_memory()
         step(0, 1)
-        if isinstance(alone := jobs[0].batch, FloatBatch):
-            return [checked_gradients(cast("Differentiable", self.backend).gradient(alone, step), alone)]
-        batch = merged([job.batch for job in jobs if isinstance(job.batch, Batch)])
-        pixels = checked_pixels(self.backend.upscale(batch, step), batch)
+        first, backend = jobs[0].batch, self.backend
+        if isinstance(first, FloatBatch):
+            return [checked_gradients(cast("Differentiable", backend).gradient(first, step), first)]
+        if isinstance(first, SampleBatch):
+            wanted = merged([job.batch for job in jobs if isinstance(job.batch, SampleBatch)])
+            pixels = checked_pixels(cast("Generative", backend).generate(wanted, step), wanted)
+        else:
+            batch = merged([job.batch for job in jobs if isinstance(job.batch, Batch)])
+            pixels = checked_pixels(cast("Backend", backend).upscale(batch, step), batch)
         ends = np.cumsum([len(job.batch.ids) for job in jobs])
         return [(part, None) for part in np.split(pixels, ends[:-1])]
 
 
 def _kind(job: Job) -> tuple[object, ...]:
     """What has to be equal in requests that are computed together."""
-    return type(job.batch), job.batch.images.shape[1:], job.batch.scale, job.batch.options
+    batch = job.batch
+    size = batch.size if isinstance(batch, SampleBatch) else (batch.images.shape[1:], batch.scale)
+    return type(batch), size, batch.options
 
 
-def merged(batches: Sequence[Batch]) -> Batch:
+def merged(batches: Sequence[Mergeable]) -> Mergeable:
     """Batches of one kind as one, in their order."""
-    return replace(
-        batches[0],
-        images=np.concatenate([b.images for b in batches]),
-        ids=sum((b.ids for b in batches), ()),
-        seeds=sum((b.seeds for b in batches), ()),
-        classes=sum((b.classes for b in batches), ()),
-        levels=sum((b.levels for b in batches), ()),
-    )
+    joined: dict[str, Any] = {}
+    for name, value in vars(batches[0]).items():
+        parts = [getattr(batch, name) for batch in batches]
+        if isinstance(value, tuple):
+            joined[name] = sum(parts, ())
+        elif isinstance(value, np.ndarray):
+            joined[name] = np.concatenate(parts)
+    return replace(batches[0], **joined)
 
 
-def checked_pixels(output: NDArray[np.uint8] | NDArray[np.floating], batch: Batch) -> NDArray[np.uint8]:
+def checked_pixels(output: NDArray[np.uint8] | NDArray[np.floating], batch: Batch | SampleBatch) -> NDArray[np.uint8]:
     """The model's output as uint8 of the right shape.
 
     Raises:
@@ -201,7 +221,9 @@ def checked_gradients(answer: Gradients, batch: FloatBatch) -> Answer:
     return floats, None if batch.cotangents is None else _floats(gradients, batch.images.shape)
 
 
-def _output_shape(batch: Batch | FloatBatch) -> tuple[int, ...]:
+def _output_shape(batch: AnyBatch) -> tuple[int, ...]:
+    if isinstance(batch, SampleBatch):
+        return len(batch.ids), batch.size, batch.size, 3
     n, height, width, channels = batch.images.shape
     return n, height * batch.scale, width * batch.scale, channels
 

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from backends.biggan.networks import Generator
 from backends.gan.networks import RRDBNet, SRResNet
 from backends.sr3.unet import UNet
 from harness.errors import one_line
@@ -21,9 +22,10 @@ FOLDER = Path(__file__).parent / "weights"
 
 MAX_BYTES = 200_000_000  # of a weights file
 Network = TypeVar("Network", bound=nn.Module)
-NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "srresnet": SRResNet, "rrdb": RRDBNet}
+NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "srresnet": SRResNet, "rrdb": RRDBNet, "biggan": Generator}
 LARGEST = {"c_in": 64, "channels": 1024, "multipliers": 64, "blocks": 64, "patch": 16, "labels": 1024}
-LARGEST |= {"growth": 256, "scale": 16}
+LARGEST |= {"growth": 256, "scale": 16, "levels": 1, "classes": 1024, "latent": 256, "embedding": 1024}
+MAY_BE_0 = ("labels", "levels")
 
 
 def weights_file(folder: Path, name: str) -> Path:
@@ -74,7 +76,7 @@ def build(sizes: dict[str, Any]) -> nn.Module:
     arguments = {name: value for name, value in sizes.items() if name != "kind"}
     for name, value in arguments.items():
         numbers = value if isinstance(value, list | tuple) and len(value) <= 8 else [value]
-        if not all(type(n) is int and (name == "labels" or n > 0) and 0 <= n <= LARGEST[name] for n in numbers):
+        if not all(type(n) is int and (name in MAY_BE_0 or n > 0) and 0 <= n <= LARGEST[name] for n in numbers):
             raise ValueError(f"{name}: not within 1 and {LARGEST[name]}")
     return NETWORKS[sizes.get("kind", "unet")](**arguments)
 

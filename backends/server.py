@@ -8,10 +8,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, cast
 
 import grpc
 import numpy as np
@@ -22,16 +22,29 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from backends.access import OPEN, Access
-from backends.base import Backend, Batch, Cancelled, Description, Differentiable, Progress, Refused
+from backends.base import (
+    Backend,
+    Batch,
+    Cancelled,
+    Described,
+    Description,
+    Differentiable,
+    Generative,
+    Progress,
+    Refused,
+    SampleBatch,
+)
 from backends.batching import Batcher, Job, Outcome
 from backends.decoding import Lenient
 from backends.validation import (
     FLOAT,
     Violation,
+    generate_violations,
     gradient_violations,
     header_violations,
     to_batch,
     to_float_batch,
+    to_sample_batch,
     violations,
 )
 from protos import CHUNK_BYTES, MAX_MESSAGE_BYTES, MESSAGE_OPTIONS, SERVICE
@@ -48,7 +61,7 @@ WORKERS = 16
 class UpscalerServicer(pb_grpc.UpscalerServiceServicer):
     """Serves one backend; the model runs in one thread at a time."""
 
-    def __init__(self, backend: Backend, warm_up_s: float | None = None) -> None:
+    def __init__(self, backend: Described, warm_up_s: float | None = None) -> None:
         self.description = backend.description
         self.batcher = Batcher(backend)
         self.warm_up_s = warm_up_s
@@ -58,6 +71,8 @@ class UpscalerServicer(pb_grpc.UpscalerServiceServicer):
         message = describe_message(self.description)
         if isinstance(self.batcher.backend, Differentiable):
             message.capabilities.append(pb.CAPABILITY_GRADIENT)
+        if isinstance(self.batcher.backend, Generative):
+            message.capabilities.append(pb.CAPABILITY_GENERATE)
         if self.warm_up_s is not None:
             message.warm_up_time.CopyFrom(duration(self.warm_up_s))
         return message
@@ -74,14 +89,21 @@ class UpscalerServicer(pb_grpc.UpscalerServiceServicer):
         refuse_if(gradient_violations(request, self.description), context)
         batch = to_float_batch(request, self.description)
         outcome = self._outcome(Job(batch, context.is_active, lambda _done, _total: None), context)
-        answer = pb.GradientResponse(digest=self.description.digest, peak_device_memory=outcome.device_bytes)
-        answer.queue_time.CopyFrom(duration(outcome.queue_s))
-        answer.compute_time.CopyFrom(duration(outcome.compute_s))
+        answer = pb.GradientResponse(**self._figures(outcome))
         for i, (name, image) in enumerate(zip(batch.ids, outcome.pixels, strict=True)):
             gradient = b"" if outcome.gradients is None else outcome.gradients[i].astype(FLOAT).tobytes()
             data = image.astype(FLOAT).tobytes()
             answer.images.add(id=name, height=image.shape[0], width=image.shape[1], data=data, gradient=gradient)
         return answer
+
+    def Generate(self, request: pb.GenerateRequest, context: grpc.ServicerContext) -> pb.GenerateResponse:  # noqa: N802 - gRPC's name
+        """Make a batch of images in one message."""
+        if not isinstance(self.batcher.backend, Generative):
+            abort(context, code_pb2.UNIMPLEMENTED, f"{self.description.name} does not generate")
+        refuse_if(generate_violations(request, self.description), context)
+        batch = to_sample_batch(request, self.description)
+        outcome = self._outcome(Job(batch, context.is_active, lambda _done, _total: None), context)
+        return pb.GenerateResponse(images=output_images(batch.ids, outcome), **self._figures(outcome))
 
     def UpscaleStream(  # noqa: N802 - gRPC's name
         self, request_iterator: Iterator[pb.UpscaleStreamRequest], context: grpc.ServicerContext
@@ -132,16 +154,16 @@ class UpscalerServicer(pb_grpc.UpscalerServiceServicer):
         """Run the model on a valid request and answer with checked pixels and times."""
         batch = to_batch(request, self.description)
         outcome = self._outcome(Job(batch, context.is_active, progress), context)
-        return pb.UpscaleResponse(
-            images=[
-                pb.OutputImage(id=name, height=image.shape[0], width=image.shape[1], data=image.tobytes())
-                for name, image in zip(batch.ids, outcome.pixels, strict=True)
-            ],
-            digest=self.description.digest,
-            queue_time=duration(outcome.queue_s),
-            compute_time=duration(outcome.compute_s),
-            peak_device_memory=outcome.device_bytes,
-        )
+        return pb.UpscaleResponse(images=output_images(batch.ids, outcome), **self._figures(outcome))
+
+    def _figures(self, outcome: Outcome) -> dict[str, Any]:
+        """What every answer says beside its images."""
+        return {
+            "digest": self.description.digest,
+            "queue_time": duration(outcome.queue_s),
+            "compute_time": duration(outcome.compute_s),
+            "peak_device_memory": outcome.device_bytes,
+        }
 
     def _outcome(self, job: Job, context: grpc.ServicerContext) -> Outcome:
         try:
@@ -153,15 +175,22 @@ class UpscalerServicer(pb_grpc.UpscalerServiceServicer):
         except MemoryError:
             abort(context, code_pb2.RESOURCE_EXHAUSTED, "out of memory; send fewer or smaller images")
         except Exception as error:
-            log.exception("upscale failed")
+            log.exception("a request failed")
             code = code_pb2.RESOURCE_EXHAUSTED if "out of memory" in str(error).lower() else code_pb2.INTERNAL
             abort(context, code, f"{type(error).__name__}: {error}"[:500])
         raise AssertionError  # abort raises
 
 
+def output_images(ids: Sequence[str], outcome: Outcome) -> list[pb.OutputImage]:
+    """The images of an outcome as messages."""
+    images = zip(ids, outcome.pixels, strict=True)
+    return [pb.OutputImage(id=name, height=i.shape[0], width=i.shape[1], data=i.tobytes()) for name, i in images]
+
+
 def describe_message(d: Description) -> pb.DescribeResponse:
     """A description as its wire message."""
-    capabilities = [pb.CAPABILITY_STREAM, *([pb.CAPABILITY_PROGRESS] if d.progress else [])]
+    offered = {pb.CAPABILITY_STREAM: d.scales, pb.CAPABILITY_PROGRESS: d.scales and d.progress}
+    capabilities = [capability for capability, there in offered.items() if there]
     return pb.DescribeResponse(
         name=d.name,
         family=f"FAMILY_{d.family.upper()}",
@@ -192,6 +221,7 @@ def describe_message(d: Description) -> pb.DescribeResponse:
         max_message_bytes=MAX_MESSAGE_BYTES,
         max_batch=d.max_batch,
         domain=d.domain,
+        generated_size=d.generated_size,
     )
 
 
@@ -267,7 +297,7 @@ def start(
     return server, state, port
 
 
-def serve(make: Callable[[], Backend], address: str, handshake: Path | None, access: Access = OPEN) -> None:
+def serve(make: Callable[[], Described], address: str, handshake: Path | None, access: Access = OPEN) -> None:
     """Load a backend, warm it up and serve it until SIGTERM, SIGINT or (with a handshake) the end of stdin.
 
     Args:
@@ -302,16 +332,20 @@ def _wait_for_parent(done: threading.Event) -> None:
     done.set()
 
 
-def warm_up(backend: Backend) -> float:
-    """Run the smallest input once, so that the first request finds everything loaded; no request has its id, "".
+def warm_up(backend: Described) -> float:
+    """Run the smallest input, or make one image, so that the first request finds all loaded; no request has its id, "".
 
     Returns the seconds that it took.
     """
     d = backend.description
-    side = max(d.minimum, d.multiple_of, min(16, d.maximum or 16))
     options = {option.name: option.default for option in d.options}
-    images = np.zeros((1, side, side, 3), np.uint8)
-    batch = Batch(images, d.scales[0], ("",), (0,), options, (None,), (None,))
     started = time.perf_counter()
-    backend.upscale(batch, lambda _done, _total: None)
+    if d.scales:
+        side = max(d.minimum, d.multiple_of, min(16, d.maximum or 16))
+        images = np.zeros((1, side, side, 3), np.uint8)
+        batch = Batch(images, d.scales[0], ("",), (0,), options, (None,), (None,))
+        cast("Backend", backend).upscale(batch, lambda _done, _total: None)
+    else:
+        wanted = SampleBatch(d.generated_size, ("",), (0,), options, (0 if d.classes else None,))
+        cast("Generative", backend).generate(wanted, lambda _done, _total: None)
     return time.perf_counter() - started

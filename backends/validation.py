@@ -1,13 +1,13 @@
 """Checks a request against a backend's description, and gives the batch that the model sees."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.base import Batch, Description, FloatBatch, Option
+from backends.base import Batch, Description, FloatBatch, Option, SampleBatch
 from protos import MAX_MESSAGE_BYTES
 from protos.upscaler.v1 import upscaler_pb2 as pb
 from protos.values import option_value
@@ -22,6 +22,7 @@ MAX_FLOAT_PIXELS = (MAX_MESSAGE_BYTES - 2**20) // FLOAT_PIXEL
 """Largest number of pixels of the outputs and gradients of one answer: a message holds little else."""
 
 Request = pb.UpscaleRequest | pb.GradientRequest
+Image = pb.InputImage | pb.GradientInput | pb.GenerateInput
 Violation = tuple[str, str]
 """(field of the request, what is wrong with it)."""
 
@@ -57,22 +58,43 @@ def _float_violations(data: bytes, pixels: int) -> list[str]:
     return [] if finite else ["holds values that are not finite (NaN or infinity)"]
 
 
+def generate_violations(request: pb.GenerateRequest, description: Description) -> list[Violation]:
+    """Everything that is wrong with a request for generated images; empty if nothing is."""
+    found = _count_violations(request.images, description)
+    if len(request.images) * description.generated_size**2 > MAX_PIXELS:
+        found.append(("images", f"would make more than {MAX_PIXELS} pixels; send fewer"))
+    return found or _shared_violations(request.images, request.options, description)
+
+
 def header_violations(request: Request, description: Description) -> list[Violation]:
     """Everything that is wrong with a request, its pixels left aside."""
     found: list[Violation] = []
     if request.scale not in description.scales:
         found.append(("scale", f"{request.scale} is not one of {list(description.scales)}"))
-    if not 1 <= len(request.images) <= description.max_batch:
-        found.append(("images", f"holds {len(request.images)} images; 1 to {description.max_batch} are accepted"))
-        return found
-    found += _size_violations(request, description)
-    if len({image.id for image in request.images}) != len(request.images):
-        found.append(("images", "holds an id twice"))
-    images: Sequence[pb.InputImage | pb.GradientInput] = request.images
+    if count := _count_violations(request.images, description):
+        return found + count
+    return (
+        found
+        + _size_violations(request, description)
+        + _shared_violations(request.images, request.options, description)
+    )
+
+
+def _count_violations(images: Sequence[Image], d: Description) -> list[Violation]:
+    if 1 <= len(images) <= d.max_batch:
+        return []
+    return [("images", f"holds {len(images)} images; 1 to {d.max_batch} are accepted")]
+
+
+def _shared_violations(
+    images: Sequence[Image], options: Mapping[str, pb.OptionValue], d: Description
+) -> list[Violation]:
+    """What may be wrong with ids, classes, levels and options, whatever is asked for."""
+    found = [("images", "holds an id twice")] if len({image.id for image in images}) != len(images) else []
     for i, image in enumerate(images):
-        found += [(f"images[{i}].{name}", text) for name, text in _image_violations(image, description)]
-    known = {option.name: option for option in description.options}
-    for name, value in request.options.items():
+        found += [(f"images[{i}].{name}", text) for name, text in _image_violations(image, d)]
+    known = {option.name: option for option in d.options}
+    for name, value in options.items():
         found += [(f"options.{name[:40]}", text) for text in _option_violations(known.get(name), value)]
     return found
 
@@ -95,14 +117,16 @@ def _size_violations(request: Request, d: Description) -> list[Violation]:
     return found
 
 
-def _image_violations(image: pb.InputImage | pb.GradientInput, d: Description) -> list[Violation]:
+def _image_violations(image: Image, d: Description) -> list[Violation]:
     found = []
     if not 1 <= len(image.id) <= 256:
         found.append(("id", f"has {len(image.id)} characters; 1 to 256 are accepted"))
     if image.HasField("class_index") and image.class_index >= len(d.classes):
         found.append(("class_index", f"{image.class_index} is not below {len(d.classes)}, the number of classes"))
+    if isinstance(image, pb.GenerateInput) or not image.HasField("conditioning_level"):
+        return found
     level = image.conditioning_level
-    if image.HasField("conditioning_level") and not (math.isfinite(level) and 0 <= level <= 1):
+    if not (math.isfinite(level) and 0 <= level <= 1):
         found.append(("conditioning_level", f"{level} is not in [0, 1]"))
     return found
 
@@ -130,7 +154,7 @@ def to_batch(request: pb.UpscaleRequest, description: Description) -> Batch:
     first = request.images[0]
     shape = (first.height, first.width, 3)
     images = np.stack([np.frombuffer(image.data, np.uint8).reshape(shape) for image in request.images])
-    return Batch(images=images, **_shared(request, description))
+    return Batch(images=images, scale=request.scale, levels=_levels(request), **_shared(request, description))
 
 
 def to_float_batch(request: pb.GradientRequest, description: Description) -> FloatBatch:
@@ -139,23 +163,32 @@ def to_float_batch(request: pb.GradientRequest, description: Description) -> Flo
     images = _floats([image.data for image in request.images], first.height, first.width)
     weights = [image.cotangent for image in request.images]
     cotangents = _floats(weights, first.height * scale, first.width * scale) if first.cotangent else None
-    return FloatBatch(images=images, cotangents=cotangents, **_shared(request, description))
+    shared = _shared(request, description)
+    return FloatBatch(images=images, cotangents=cotangents, scale=scale, levels=_levels(request), **shared)
+
+
+def to_sample_batch(request: pb.GenerateRequest, description: Description) -> SampleBatch:
+    """The same of a request for generated images."""
+    return SampleBatch(size=description.generated_size, **_shared(request, description))
+
+
+def _levels(request: Request) -> tuple[float | None, ...]:
+    images: Sequence[pb.InputImage | pb.GradientInput] = request.images
+    return tuple(image.conditioning_level if image.HasField("conditioning_level") else None for image in images)
 
 
 def _floats(parts: list[bytes], height: int, width: int) -> NDArray[np.float32]:
     return np.stack([np.frombuffer(data, FLOAT).reshape(height, width, 3) for data in parts]).astype(np.float32)
 
 
-def _shared(request: Request, description: Description) -> dict[str, Any]:
-    """What batches of pixels and of floats have in common."""
+def _shared(request: Request | pb.GenerateRequest, description: Description) -> dict[str, Any]:
+    """What all batches have in common."""
     options = {option.name: option.default for option in description.options}
     options |= {name: value for name, m in request.options.items() if (value := option_value(m)) is not None}
-    images = request.images
+    images: Sequence[Image] = request.images
     return {
-        "scale": request.scale,
         "ids": tuple(image.id for image in images),
         "seeds": tuple(image.seed for image in images),
         "options": options,
         "classes": tuple(image.class_index if image.HasField("class_index") else None for image in images),
-        "levels": tuple(image.conditioning_level if image.HasField("conditioning_level") else None for image in images),
     }

@@ -36,7 +36,8 @@ Floats = NDArray[np.float32]
 FLOAT = np.dtype("<f4")
 """A value of `Gradient` on the wire."""
 
-Response = pb.UpscaleResponse | pb.GradientResponse
+Shape = tuple[int, int, int]
+Response = pb.UpscaleResponse | pb.GradientResponse | pb.GenerateResponse
 
 CONNECTING = "failed to connect"
 """How gRPC's core begins to say that a connection did not come about."""
@@ -53,11 +54,26 @@ CONNECTION_PROBLEMS: tuple[tuple[str, type[BackendError], str], ...] = (
 
 @dataclass(frozen=True)
 class Item:
-    """One image of a request: (H, W, 3) uint8, its id and its seed."""
+    """One image of a request: (H, W, 3) uint8, its id and its seed.
+
+    `class_index` is the place of its class in the backend's list, `conditioning_level` the strength of the conditioning
+    augmentation, 0 to 1; None leaves either to the backend.
+    """
 
     id: str
     image: Pixels
     seed: int
+    class_index: int | None = None
+    conditioning_level: float | None = None
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One image to generate: its id, its seed, and the place of its class in the backend's list, if it has one."""
+
+    id: str
+    seed: int
+    class_index: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,13 +81,15 @@ class FloatItem:
     """One image to differentiate at: (H, W, 3) float32 on the 0..255 scale, its id and its seed.
 
     `cotangent` is the weight of each output value in the sum that is differentiated, (sH, sW, 3) float32; None in all
-    images of a request that asks for outputs only.
+    images of a request that asks for outputs only. The rest is as in `Item`.
     """
 
     id: str
     image: Floats
     seed: int
     cotangent: Floats | None = None
+    class_index: int | None = None
+    conditioning_level: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +105,7 @@ class Differential:
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer to one request: (N, sH, sW, 3) uint8, its times in seconds and the device memory in MiB."""
+    """The answer to one request: (N, H, W, 3) uint8, its times in seconds and the device memory in MiB."""
 
     images: Pixels
     end_to_end_s: float
@@ -152,12 +170,14 @@ class Client:
             d = self.stub.Describe(pb.DescribeRequest(), timeout=timeout)
         except grpc.RpcError as error:
             raise self.error(error) from error
+        generates = pb.CAPABILITY_GENERATE in d.capabilities
         wrong = [
             text
             for bad, text in (
                 (not d.name, "has no name"),
                 (not d.digest, "has no digest"),
-                (not d.scales or 0 in d.scales, "lists no valid scale"),
+                (not (d.scales or generates) or 0 in d.scales, "lists no valid scale"),
+                (generates and not d.generated_size, "gives no size of the images that it generates"),
                 (d.channels != 3, f"has {d.channels} channels; 3 are needed"),
                 (d.max_batch < 1, "accepts no images (max_batch is 0)"),
                 (not all(map(_can_be_set, d.options)), "lists an option without a name or a default"),
@@ -185,9 +205,7 @@ class Client:
         """
         d = self.description or self.describe()
         request = pb.UpscaleRequest(
-            images=[
-                pb.InputImage(id=i.id, height=i.image.shape[0], width=i.image.shape[1], seed=i.seed) for i in items
-            ],
+            images=[pb.InputImage(**_fields(item)) for item in items],
             scale=scale,
             options={name: option_message(value) for name, value in options.items()},
         )
@@ -199,7 +217,29 @@ class Client:
             response, data = (self._stream if stream else self._unary)(request, pixels, deadline)
         except grpc.RpcError as error:
             raise self.error(error) from error
-        return self._checked(response, data, items, scale, started)
+        return self._checked(response, data, items, _enlarged(items[0], scale), started)
+
+    def generate(self, draws: Sequence[Draw], options: dict[str, Value], deadline: float) -> Reply:
+        """Have images made of classes and seeds.
+
+        Raises:
+            Incompatible: the backend does not offer `Generate`.
+            BackendError: the call failed or its answer breaks the contract.
+        """
+        d = self.description or self.describe()
+        if pb.CAPABILITY_GENERATE not in d.capabilities:
+            raise Incompatible(f"{self.address}: {one_line(d.name, 40)} does not offer Generate")
+        request = pb.GenerateRequest(
+            images=[pb.GenerateInput(id=draw.id, seed=draw.seed, class_index=draw.class_index) for draw in draws],
+            options={name: option_message(value) for name, value in options.items()},
+        )
+        started = time.perf_counter()
+        try:
+            response = self.stub.Generate(request, timeout=deadline)
+        except grpc.RpcError as error:
+            raise self.error(error) from error
+        data = [image.data for image in response.images]
+        return self._checked(response, data, draws, (d.generated_size, d.generated_size, 3), started)
 
     def gradient(
         self, items: Sequence[FloatItem], scale: int, options: dict[str, Value], deadline: float
@@ -223,7 +263,8 @@ class Client:
             response = self.stub.Gradient(request, timeout=deadline)
         except grpc.RpcError as error:
             raise self.error(error) from error
-        shape = self._checked_header(response, items, scale)
+        shape = _enlarged(items[0], scale)
+        self._check_header(response, items, shape)
         self._checked_times(response, started)
         return [
             Differential(
@@ -269,9 +310,9 @@ class Client:
         return header, [bytes(received[i * size : (i + 1) * size]) for i in range(len(pixels))]
 
     def _checked(
-        self, response: pb.UpscaleResponse, data: list[bytes], items: Sequence[Item], scale: int, started: float
+        self, response: Response, data: list[bytes], items: Sequence[Item | Draw], shape: Shape, started: float
     ) -> Reply:
-        shape = self._checked_header(response, items, scale)
+        self._check_header(response, items, shape)
         for pixels in data:
             if len(pixels) != math.prod(shape):
                 raise ContractBroken(
@@ -282,10 +323,8 @@ class Client:
         compute, queue = seconds(response.compute_time), seconds(response.queue_time)
         return Reply(images, end_to_end, queue, compute, response.peak_device_memory / 2**20)
 
-    def _checked_header(
-        self, response: Response, items: Sequence[Item | FloatItem], scale: int
-    ) -> tuple[int, int, int]:
-        """Check digest, ids and sizes; returns the shape of an output, (sH, sW, 3)."""
+    def _check_header(self, response: Response, items: Sequence[Item | FloatItem | Draw], shape: Shape) -> None:
+        """Check digest, ids and sizes against the shape that an output has."""
 
         def broken(text: str) -> ContractBroken:
             return ContractBroken(f"{self.address}: {text}")
@@ -294,11 +333,10 @@ class Client:
             raise broken(f"the answer's digest {one_line(response.digest, 16)} is not the described one")
         if [image.id for image in response.images] != [item.id for item in items]:
             raise broken(f"{len(response.images)} images came back, not the {len(items)} asked for in their order")
-        height, width = items[0].image.shape[0] * scale, items[0].image.shape[1] * scale
+        height, width, _ = shape
         for image in response.images:
             if (image.height, image.width) != (height, width):
                 raise broken(f"an image of {image.height} x {image.width} came back; {height} x {width} was asked for")
-        return height, width, 3
 
     def _checked_times(self, response: Response, started: float) -> float:
         """Check the times that an answer claims; returns how long its call took, in seconds."""
@@ -351,11 +389,20 @@ class Client:
         return "; it may not accept the client certificate in the credentials"
 
 
-def _gradient_input(item: FloatItem) -> pb.GradientInput:
+def _enlarged(item: Item | FloatItem, scale: int) -> Shape:
     height, width, _ = item.image.shape
+    return height * scale, width * scale, 3
+
+
+def _fields(item: Item | FloatItem) -> dict[str, Any]:
+    """What an image's message says beside its pixels."""
+    names = ("id", "seed", "class_index", "conditioning_level")
+    return {"height": item.image.shape[0], "width": item.image.shape[1]} | {n: getattr(item, n) for n in names}
+
+
+def _gradient_input(item: FloatItem) -> pb.GradientInput:
     weight = b"" if item.cotangent is None else item.cotangent.astype(FLOAT).tobytes()
-    data = item.image.astype(FLOAT).tobytes()
-    return pb.GradientInput(id=item.id, height=height, width=width, data=data, seed=item.seed, cotangent=weight)
+    return pb.GradientInput(data=item.image.astype(FLOAT).tobytes(), cotangent=weight, **_fields(item))
 
 
 def _stream_requests(request: pb.UpscaleRequest, pixels: list[bytes]) -> Iterator[pb.UpscaleStreamRequest]:

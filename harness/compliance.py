@@ -25,8 +25,13 @@ class NotJudged(Exception):
 
 def in_a_batch(p: Probe, items: list[Item]) -> str:
     """How the outputs of a batch differ from those of its images alone; "" within the batch rule."""
-    alone = np.concatenate([p.ask([item]).images for item in items]).astype(int)
-    difference = np.abs(p.ask(items).images.astype(int) - alone)
+    alone = np.concatenate([p.ask([item]).images for item in items])
+    return unlike_alone(p, p.ask(items).images, alone)
+
+
+def unlike_alone(p: Probe, together: Pixels, alone: Pixels) -> str:
+    """How images of a batch differ from the same ones made alone, both (N, H, W, 3); "" within the batch rule."""
+    difference = np.abs(together.astype(int) - alone)
     share = float((difference > 0).mean())
     if p.d.batch_exact and share:
         return f"batch_exact is claimed, but {share:.2%} of the values differ in a batch"

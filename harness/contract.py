@@ -13,19 +13,17 @@ import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from backends.registry import ENTRIES
-from harness import compliance, derivatives, descriptions
+from harness import compliance, derivatives, descriptions, generation
 from harness.client import Client, Pixels
 from harness.compliance import NotJudged
 from harness.credentials import OPEN, Credentials
 from harness.errors import BackendError, ConfigError, ContractBroken, DeadlineExceeded, one_line
 from harness.plan import parse_backend, takes_path
-from harness.probe import Probe, Request, stream_messages
+from harness.probe import MANY, Probe, Request, stream_messages
 from harness.processes import LocalServer
 from protos import CHUNK_BYTES, SERVICE
 from protos.upscaler.v1 import upscaler_pb2 as pb
 
-MANY = 256
-"""Backends that list fewer images a request than this are sent one more than they list."""
 FLAT = 16
 """An output whose values span fewer levels, made of noise over all levels, is constant or not on a 0..255 scale."""
 LIKENESS = 0.5
@@ -91,6 +89,8 @@ def check_address(
 
 
 def _result(name: str, test: Callable[[Probe], str], probe: Probe) -> Result:
+    if not probe.d.scales and test not in WITHOUT_SCALES:
+        return Result(name, passed=True, detail="not judged: it only generates")
     try:
         problem = test(probe)
     except NotJudged as note:
@@ -198,7 +198,7 @@ def bad_requests(p: Probe) -> Iterator[tuple[str, Request]]:
     """What is wrong with a request, and the request."""
     image = p.input()
     other = p.image(p.side, p.side + p.step)
-    yield "a scale it does not have", p.request(image, scale=max(p.d.scales) + 1)
+    yield "a scale it does not have", p.request(image, scale=p.foreign_scale)
     yield "no image", p.request()
     yield "an id twice", p.request(image, image)
     yield "images of two sizes", p.request(image, p.input(other))
@@ -218,6 +218,8 @@ def bad_requests(p: Probe) -> Iterator[tuple[str, Request]]:
         yield "a stream that is too long", [header, *chunks, *chunks]
     if pb.CAPABILITY_GRADIENT in p.d.capabilities:
         yield from derivatives.bad_gradient_requests(p)
+    if pb.CAPABILITY_GENERATE in p.d.capabilities:
+        yield from generation.bad_generate_requests(p)
 
 
 def after_cancel(p: Probe) -> str:
@@ -258,6 +260,7 @@ CHECKS: dict[str, Callable[[Probe], str]] = {
     "is as deterministic as it says": seeds,
     "streams as it says": stream,
     "differentiates as it says": derivatives.gradients,
+    "generates as it says": generation.generates,
     "refuses bad requests with field violations": refusals,
     "answers the image, whatever its id": compliance.by_id,
     "answers a change of any pixel": compliance.every_pixel,
@@ -269,3 +272,12 @@ CHECKS: dict[str, Callable[[Probe], str]] = {
     "describes itself the same way after the work": stable_description,
 }
 """What each check finds out, and the check: it returns "" or what is wrong."""
+WITHOUT_SCALES = (
+    descriptions.consistent,
+    health,
+    generation.generates,
+    refusals,
+    descriptions.options,
+    stable_description,
+)
+"""The checks of a backend that only generates; the others send images to enlarge."""

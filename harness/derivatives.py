@@ -80,7 +80,7 @@ def bad_gradient_requests(p: Probe) -> Iterator[tuple[str, pb.GradientRequest]]:
     yield "pixels of a byte each", _request(p, _input(p, p.image().tobytes()))
     yield "too small a cotangent", _request(p, _input(p, data, weight[:-4]))
     yield "a cotangent that is not finite", _request(p, _input(p, data, b"\xff" * len(weight)))
-    yield "a gradient at a scale it does not have", _request(p, _input(p, data), scale=max(p.d.scales) + 1)
+    yield "a gradient at a scale it does not have", _request(p, _input(p, data), scale=p.foreign_scale)
     if p.d.max_batch > 1:
         yield "a cotangent for one image of two", _request(p, _input(p, data, weight), _input(p, data))
 

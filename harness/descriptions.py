@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import grpc
 
 from harness.errors import BackendError, DeadlineExceeded
-from harness.probe import LARGEST_SIDE, Probe
+from harness.generation import generate_input, generate_request
+from harness.probe import LARGEST_SIDE, Message, Probe
 from protos.upscaler.v1 import upscaler_pb2 as pb
 from protos.values import Value, option_value
 
@@ -26,7 +27,8 @@ def consistent(p: Probe) -> str:
     """Digest, sizes, limits, capabilities and options make sense."""
     d, largest = p.d, p.d.sizes.maximum or math.inf
     empty = [name for name in ("device", "precision", "licence", "domain") if not getattr(d, name)]
-    stream, progress = (c in d.capabilities for c in (pb.CAPABILITY_STREAM, pb.CAPABILITY_PROGRESS))
+    optional = (pb.CAPABILITY_STREAM, pb.CAPABILITY_PROGRESS, pb.CAPABILITY_GENERATE)
+    stream, progress, generates = (capability in d.capabilities for capability in optional)
     facts = (
         (not re.fullmatch("[0-9a-fA-F]{64}", d.digest), "the digest is not 64 hexadecimal digits"),
         (d.family not in pb.Family.values()[1:], "the family is not stated"),
@@ -38,6 +40,8 @@ def consistent(p: Probe) -> str:
         (d.max_message_bytes < 3 * (p.side * p.scale) ** 2, "max_message_bytes is too small for an image"),
         (pb.CAPABILITY_UNSPECIFIED in d.capabilities, "a capability is unspecified"),
         (progress and not stream, "progress is claimed without the stream that carries it"),
+        (stream and not d.scales, "the stream is claimed without a scale to upscale by"),
+        (d.generated_size and not generates, "a size of generated images is given, but Generate is not offered"),
         ("" in d.classes or len(set(d.classes)) < len(d.classes), "a class has no name or is listed twice"),
     )
     return "; ".join([text for bad, text in facts if bad] + list(_option_faults(d)))
@@ -103,7 +107,7 @@ def large_message(p: Probe) -> str:
     """A large message is read; what it asks for cannot be had, so nothing is computed."""
     size = min(p.d.max_message_bytes, LARGEST_MESSAGE)
     try:
-        p.send(p.request(p.input(data=bytes(max(0, size - 2**16))), scale=max(p.d.scales) + 1))
+        p.send(p.request(p.input(data=bytes(max(0, size - 2**16))), scale=p.foreign_scale))
     except BackendError as error:
         if isinstance(error.__cause__, grpc.RpcError) and error.__cause__.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
             return f"max_message_bytes is {p.d.max_message_bytes}, but {size} bytes are too many"
@@ -116,16 +120,23 @@ def options(p: Probe) -> str:
         for value in _inside(spec):
             _accept(p, {spec.name: value})
         for value in _outside(spec):
-            if problem := p.refused(p.request(p.input(), options={spec.name: value})):
+            if problem := p.refused(_small(p, {spec.name: value})):
                 return f"{spec.name}={value!r}: {problem}"
     if p.d.classes:
-        p.send(p.request(p.input(class_index=len(p.d.classes) - 1)))
+        p.send(_small(p, {}, class_index=len(p.d.classes) - 1))
     return ""
+
+
+def _small(p: Probe, options: dict[str, Value], **fields: int) -> Message:
+    """The least that can be asked for: the smallest image enlarged, or one image generated."""
+    if p.d.scales:
+        return p.request(p.input(p.image(p.smallest), **fields), options=options)
+    return generate_request(p, generate_input(p, **fields), options=options)
 
 
 def _accept(p: Probe, option: dict[str, Value]) -> None:
     try:
-        p.send(p.request(p.input(p.image(p.smallest)), options=option), PATIENCE)
+        p.send(_small(p, option), PATIENCE)
     except DeadlineExceeded:
         return
 

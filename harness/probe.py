@@ -10,7 +10,7 @@ import numpy as np
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from harness.client import Client, Differential, FloatItem, Item, Pixels, Reply, typed_options
+from harness.client import Client, Differential, Draw, FloatItem, Item, Pixels, Reply, Response, typed_options
 from harness.errors import BackendError, BadRequest, Incompatible
 from protos.upscaler.v1 import upscaler_pb2 as pb
 from protos.values import Value, option_message
@@ -19,10 +19,13 @@ DEADLINE = 120.0
 """Seconds that a request of the kit may take."""
 FULL = 16
 """Most images of the full batch that is tried."""
+MANY = 256
+"""Backends that list fewer images a request than this are sent one more than they list."""
 SIDE, LARGEST_SIDE = 16, 1024
 """Side of the test images in pixels, where the backend takes it, and the largest that is tried."""
 
-Request = pb.UpscaleRequest | list[pb.UpscaleStreamRequest] | pb.GradientRequest
+Message = pb.UpscaleRequest | pb.GradientRequest | pb.GenerateRequest
+Request = Message | list[pb.UpscaleStreamRequest]
 """A call: its message, or those of a stream."""
 
 
@@ -38,7 +41,7 @@ class Probe:
     def __init__(self, client: Client, description: pb.DescribeResponse, options: dict[str, str]) -> None:
         self.client, self.d = client, description
         self.options: dict[str, Value] = typed_options(options, description)
-        self.scale = int(min(description.scales))
+        self.scale = int(min(description.scales, default=1))
         self.step = max(1, description.sizes.multiple_of)
         self.smallest = self.step * -(-max(1, description.sizes.minimum) // self.step)
         if self.smallest > LARGEST_SIDE:
@@ -79,6 +82,15 @@ class Probe:
         """The backend's checked float outputs, and gradients where cotangents are given."""
         return self.client.gradient(items, self.scale, self.options, DEADLINE)
 
+    @property
+    def foreign_scale(self) -> int:
+        """A scale that the backend does not list."""
+        return int(max(self.d.scales, default=0)) + 1
+
+    def generate(self, draws: Sequence[Draw]) -> Reply:
+        """The backend's checked images of classes and seeds."""
+        return self.client.generate(draws, self.options, DEADLINE)
+
     @cached_property
     def reference(self) -> tuple[Item, Pixels]:
         """A request that was made once, early, and its answer."""
@@ -96,15 +108,17 @@ class Probe:
         self, *images: pb.InputImage, scale: int | None = None, options: dict[str, Value] | None = None
     ) -> pb.UpscaleRequest:
         """A request as its message; `options` are beside or instead of those of every request."""
-        values = {name: option_message(value) for name, value in (self.options | (options or {})).items()}
-        return pb.UpscaleRequest(images=images, scale=scale or self.scale, options=values)
+        return pb.UpscaleRequest(images=images, scale=scale or self.scale, options=self.messages(options))
 
-    def send(
-        self, request: pb.UpscaleRequest | pb.GradientRequest, deadline: float = DEADLINE
-    ) -> pb.UpscaleResponse | pb.GradientResponse:
+    def messages(self, options: dict[str, Value] | None = None) -> dict[str, pb.OptionValue]:
+        """The options of every request as messages, and others beside or instead of them."""
+        return {name: option_message(value) for name, value in (self.options | (options or {})).items()}
+
+    def send(self, request: Message, deadline: float = DEADLINE) -> Response:
         """The answer to a message that the client would not send, unchecked."""
         stub = self.client.stub
-        call = stub.Upscale if isinstance(request, pb.UpscaleRequest) else stub.Gradient
+        calls = {pb.UpscaleRequest: stub.Upscale, pb.GradientRequest: stub.Gradient, pb.GenerateRequest: stub.Generate}
+        call = calls[type(request)]
         try:
             return call(request, timeout=deadline)  # type: ignore[no-any-return]
         except grpc.RpcError as error:

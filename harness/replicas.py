@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from harness.client import Differential, FloatItem, Item, Pixels
+from harness.client import Differential, Draw, FloatItem, Item, Pixels
 from harness.credentials import OPEN, Credentials
 from harness.errors import BackendError, Incompatible, Unavailable, one_line
 from harness.plan import BackendSpec
@@ -22,7 +22,7 @@ from harness.session import Session
 from harness.suite import Suite
 from protos.upscaler.v1 import upscaler_pb2 as pb
 
-Asked = TypeVar("Asked", Item, FloatItem)
+Asked = TypeVar("Asked", Item, FloatItem, Draw)
 Got = TypeVar("Got")
 
 
@@ -68,6 +68,10 @@ class Replicas:
     def gradient(self, items: Sequence[FloatItem]) -> list[Differential | BackendError]:
         """A float output, and a gradient where a cotangent is given, or an error for each item; else as `upscale`."""
         return self._answers(items, Session.gradient)
+
+    def generate(self, draws: Sequence[Draw]) -> list[Pixels | BackendError]:
+        """An image or an error for each draw; else as `upscale`."""
+        return self._answers(draws, Session.generate)
 
     def _answers(
         self, items: Sequence[Asked], ask: Callable[[Session, Sequence[Asked]], list[Got | BackendError]]

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from harness.client import Client, Differential, FloatItem, Item, Pixels, Reply, seconds, typed_options
+from harness.client import Client, Differential, Draw, FloatItem, Item, Pixels, Reply, seconds, typed_options
 from harness.credentials import OPEN, Credentials
 from harness.errors import (
     BackendError,
@@ -35,7 +35,7 @@ from harness.suite import Suite
 from protos.upscaler.v1 import upscaler_pb2 as pb
 from protos.values import Value
 
-Asked = TypeVar("Asked", Item, FloatItem)
+Asked = TypeVar("Asked", Item, FloatItem, Draw)
 Got = TypeVar("Got")
 
 PATIENCE = 4
@@ -88,13 +88,15 @@ class Session:
 
     def _check(self, d: pb.DescribeResponse) -> None:
         suite, who = self.suite, self.spec.label
-        if suite.scale not in d.scales:
+        if d.scales and suite.scale not in d.scales:
             raise Incompatible(f"{who} has no scale {suite.scale}; it has {sorted(d.scales)}: change the suite's scale")
         if suite.reference and (reason := self.refusal(suite.low, suite.low)):
             raise Incompatible(f"{who} {reason}")
 
     def refusal(self, height: int, width: int) -> str:
         """Why the backend does not take inputs of a size in pixels; "" if it does."""
+        if not self.description.scales:
+            return "only generates images, it does not upscale"
         sizes = self.description.sizes
         step, most = max(1, sizes.multiple_of), sizes.maximum or max(height, width)
         if sizes.minimum <= min(height, width) and max(height, width) <= most and not (height % step or width % step):
@@ -130,6 +132,11 @@ class Session:
         """Whether the backend offers `Gradient`."""
         return pb.CAPABILITY_GRADIENT in self.description.capabilities
 
+    @property
+    def generative(self) -> bool:
+        """Whether the backend offers `Generate`."""
+        return pb.CAPABILITY_GENERATE in self.description.capabilities
+
     def upscale(self, items: Sequence[Item]) -> list[Pixels | BackendError]:
         """An output or an error for each item, all of one size; never raises a BackendError."""
         return self._answers(items, self._upscale)
@@ -139,9 +146,11 @@ class Session:
 
         A backend without `Gradient` gives `Incompatible` for each.
         """
-        if self.given_up is None and not self.differentiable:
-            return [Incompatible(f"{self.spec.label} does not offer Gradient")] * len(items)
         return self._answers(items, self._gradient)
+
+    def generate(self, draws: Sequence[Draw]) -> list[Pixels | BackendError]:
+        """An image or an error for each draw; else as `upscale`. Without `Generate`, `Incompatible` for each."""
+        return self._answers(draws, self._generate)
 
     def _upscale(self, items: Sequence[Item]) -> list[Pixels]:
         return list(self._client().upscale(items, self.suite.scale, self.options, self.suite.deadline_s).images)
@@ -149,10 +158,13 @@ class Session:
     def _gradient(self, items: Sequence[FloatItem]) -> list[Differential]:
         return self._client().gradient(items, self.suite.scale, self.options, self.suite.deadline_s)
 
+    def _generate(self, draws: Sequence[Draw]) -> list[Pixels]:
+        return list(self._client().generate(draws, self.options, self.suite.deadline_s).images)
+
     def _answers(self, items: Sequence[Asked], ask: Callable[[Sequence[Asked]], list[Got]]) -> list[Got | BackendError]:
         if self.given_up is not None:
             return [self.given_up] * len(items)
-        if reason := self.refusal(*items[0].image.shape[:2]):
+        if reason := self._obstacle(items[0]):
             return [Incompatible(f"{self.spec.label} {reason}")] * len(items)
         try:
             return [*self._call(items, ask)]
@@ -164,6 +176,14 @@ class Session:
             answer = self._alone(item, ask)
             answers.append(answer)
         return answers
+
+    def _obstacle(self, item: Item | FloatItem | Draw) -> str:
+        """Why the backend cannot be asked for this at all; "" if it can."""
+        if isinstance(item, Draw):
+            return "" if self.generative else "does not offer Generate"
+        if isinstance(item, FloatItem) and not self.differentiable:
+            return "does not offer Gradient"
+        return self.refusal(*item.image.shape[:2])
 
     def _alone(self, item: Asked, ask: Callable[[Sequence[Asked]], list[Got]]) -> Got | BackendError:
         if self.given_up is not None:

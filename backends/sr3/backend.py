@@ -1,8 +1,9 @@
 """SR3 as a backend: noise and the enlarged image in, a face out, by a sampler of `backends.sr3.diffusion`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -24,19 +25,32 @@ Noise = Callable[[], Tensor]
 """Draws standard normal noise, (N, 3, H, W)."""
 Options = dict[str, Value]
 SAMPLERS = ("ddim", "dpm++2m", "ancestral")
+OF_STEPS = (
+    Option("steps", 16, "network evaluations for each image", minimum=1, maximum=1000),
+    Option("sampler", "ddim", "ddim, dpm++2m: deterministic; ancestral: the paper's", choices=SAMPLERS),
+)
+"""The options of a model of several steps."""
+TELLING = {"gamma", "classes", "augmentation"}
+"""What the metadata of some kinds of weights say, and those of SR3 do not."""
 
 
 class _Faces:
     """A network of the training kit that makes faces of noise, on its device, with its description."""
 
+    CODE: ClassVar[tuple[Path, ...]] = ()
+    """Files of a derived class, for the digest."""
+    TELLS: ClassVar[set[str]] = set()
+    """Those of `TELLING` that the metadata of its weights have."""
+
     def __init__(self, weights: str, options: tuple[Option, ...], **settings: str) -> None:
         self.device = Device(**settings)
         path = weights_file(FOLDER, weights)
         network, self.metadata = load_network(path, unet.UNet)
+        check_kind(weights, self.metadata, self.TELLS)
         self.network = self.device.place(network)
         self.formulation = formulation(self.metadata)
         low, high = int(self.metadata["low"]), int(self.metadata["high"])
-        code = [Path(module.__file__ or "") for module in (diffusion, unet, harness.resize)]
+        code = [*self.CODE, *(Path(module.__file__ or "") for module in (diffusion, unet, harness.resize))]
         scale = high // low
         self.description = Description(
             name=path.stem.removesuffix("-16-64"),
@@ -70,15 +84,15 @@ class _Faces:
         return differentiate(lambda images: self._output(images, batch, progress), batch)
 
     def _output(self, images: Pixels, batch: Batch | FloatBatch, progress: Progress) -> Tensor:
-        up = enlarge(images, batch.scale).to(self.device.where)
         generators = [torch.Generator().manual_seed(seed) for seed in batch.seeds]
+        up, told = self._inputs(images, batch, generators)
         noise = partial(self.device.normal, generators, up.shape[1:])
 
         def evaluate(y: Tensor, gamma: Tensor) -> Tensor:
             if up.requires_grad:
                 progress(0, 1)  # on the way back no sampler asks whether the client is still there
             x = torch.cat([up, y], dim=1).contiguous(memory_format=torch.channels_last)
-            return self.formulation.v(self.network(x, gamma).float(), y, gamma)
+            return self.formulation.v(self.network(x, gamma, *told).float(), y, gamma)
 
         def denoise(y: Tensor, gamma: Tensor) -> Tensor:
             if not up.requires_grad:
@@ -90,6 +104,12 @@ class _Faces:
             y0 = self._sample(denoise, noise, batch.options, progress)
         self.device.synchronise()
         return self.formulation.image(y0, up)
+
+    def _inputs(
+        self, images: Pixels, batch: Batch | FloatBatch, _generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The enlarged images, (N, 3, scale H, scale W), and what the network is told beside the noise level."""
+        return enlarge(images, batch.scale).to(self.device.where), ()
 
     def _sample(self, denoise: Denoiser, noise: Noise, options: Options, progress: Progress) -> Tensor:
         raise NotImplementedError
@@ -103,30 +123,16 @@ class SR3(_Faces):
     """
 
     def __init__(self, weights: str = "sr3-16-64", **settings: str) -> None:
-        options = (
-            Option("steps", 16, "network evaluations for each image", minimum=1, maximum=1000),
-            Option("sampler", "ddim", "ddim, dpm++2m: deterministic; ancestral: the paper's", choices=SAMPLERS),
-        )
-        super().__init__(weights, options, **settings)
-        if "gamma" in self.metadata:
-            raise ValueError(f"weights={weights}: a one-step student is no model of several steps")
+        super().__init__(weights, OF_STEPS, **settings)
 
     def _sample(self, denoise: Denoiser, noise: Noise, options: Options, progress: Progress) -> Tensor:
-        steps, sampler = int(options["steps"]), str(options["sampler"])
-        levels = diffusion.gammas(steps, self.formulation.first)
-
-        def on_step(done: int) -> None:
-            self.device.synchronise()
-            progress(done, steps)
-
-        if sampler == "ancestral":
-            return diffusion.ancestral(denoise, noise(), levels, on_step, noise)
-        solve = diffusion.ddim if sampler == "ddim" else diffusion.dpm_solver
-        return solve(denoise, noise(), levels, on_step)
+        return sample(denoise, noise, options, self.formulation.first, on_step(self.device, progress, options))
 
 
 class SR3Fast(_Faces):
     """A one-step student of SR3; its card lies beside its weights. The settings are those of `Device`."""
+
+    TELLS: ClassVar[set[str]] = {"gamma"}
 
     def __init__(self, **settings: str) -> None:
         super().__init__("sr3-fast-16-64", (), **settings)
@@ -134,6 +140,37 @@ class SR3Fast(_Faces):
 
     def _sample(self, denoise: Denoiser, noise: Noise, _options: Options, _progress: Progress) -> Tensor:
         return diffusion.one_step(denoise, noise(), self.gamma)
+
+
+def check_kind(weights: str, metadata: dict[str, str], tells: set[str]) -> None:
+    """Refuse weights of another kind of model.
+
+    Raises:
+        ValueError: the metadata have others of `TELLING` than `tells`.
+    """
+    found = TELLING & metadata.keys()
+    if found != tells:
+        has, needs = (", ".join(sorted(names)) or "none" for names in (found, tells))
+        raise ValueError(f"weights={one_line(weights, 60)}: of another kind of model; it has {has}, needed: {needs}")
+
+
+def on_step(device: Device, progress: Progress, options: Options) -> Callable[[int], None]:
+    """What a sampler calls after each of the steps that the options ask for."""
+
+    def report(done: int) -> None:
+        device.synchronise()
+        progress(done, int(options["steps"]))
+
+    return report
+
+
+def sample(denoise: Denoiser, noise: Noise, options: Options, first: float, report: Callable[[int], None]) -> Tensor:
+    """y_0 by the steps and the sampler that the options ask for, from noise at the level gamma = `first`."""
+    levels = diffusion.gammas(int(options["steps"]), first)
+    if options["sampler"] == "ancestral":
+        return diffusion.ancestral(denoise, noise(), levels, report, noise)
+    solve = diffusion.ddim if options["sampler"] == "ddim" else diffusion.dpm_solver
+    return solve(denoise, noise(), levels, report)
 
 
 def formulation(metadata: dict[str, str]) -> Formulation:

@@ -83,16 +83,17 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """f(inputs, gamma, labels): the network that predicts the training target from noisy images.
+    """f(inputs, gamma, labels, level): the network that predicts the training target from noisy images.
 
     Args:
         c_in: channels of the input (6 for SR3: enlarged LR image and y_t; 3 for an unconditional model).
         channels: width at the first level; `multipliers` give the width of each further level.
         patch: factor of the pixel-unshuffle at the entrance.
         labels: number of real-valued label inputs added to the embedding (0: none).
+        levels: 1 for a network that is told the noise level of its conditioning too (0: none).
     """
 
-    def __init__(  # noqa: PLR0913 - the five numbers of the paper's architecture tables, and two of ours
+    def __init__(  # noqa: PLR0913 - the five numbers of the paper's architecture tables, and three of ours
         self,
         *,
         c_in: int = 6,
@@ -101,12 +102,14 @@ class UNet(nn.Module):
         blocks: int = 2,
         patch: int = 4,
         labels: int = 0,
+        levels: int = 0,
     ) -> None:
         super().__init__()
         self.patch = patch
         c_emb = 2 * channels
         self.noise = NoiseLevel(channels)
         self.label = nn.Sequential(nn.Linear(labels, c_emb), nn.SiLU(), nn.Linear(c_emb, c_emb)) if labels else None
+        self.level = NoiseLevel(channels) if levels else None
         self.entrance = nn.Conv2d(c_in * patch**2, channels, 3, padding=1)
         self.down, self.middle, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         widths = [channels]
@@ -135,11 +138,16 @@ class UNet(nn.Module):
         """Height and width of the input must be a multiple of this."""
         return int(self.patch * 2 ** sum(getattr(b, "resample", "") == "down" for b in self.down))
 
-    def forward(self, x: Tensor, gamma: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map (N, c_in, H, W) and gamma (N,), or (1,) for all images, to (N, 3, H, W)."""
+    def forward(self, x: Tensor, gamma: Tensor, labels: Tensor | None = None, level: Tensor | None = None) -> Tensor:
+        """Map (N, c_in, H, W) and gamma (N,), or (1,) for all images, to (N, 3, H, W).
+
+        `labels` are (N, labels), zeros for none; `level` is the gamma of the conditioning, (N,).
+        """
         emb = self.noise(gamma)
         if self.label is not None and labels is not None:
             emb = emb + self.label(labels)
+        if self.level is not None and level is not None:
+            emb = emb + self.level(level)
         h = self.entrance(F.pixel_unshuffle(x, self.patch))
         skips = [h]
         for block in self.down:

@@ -12,8 +12,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from backends.biggan.networks import Generator
 from backends.checkpoint import build
 from backends.training.attributes import mobilenet
 from backends.training.config import ConfigError, TrainingConfig, load_config
@@ -38,13 +40,23 @@ def export(config: TrainingConfig, sizes: dict[str, object], metadata: dict[str,
     """Write the averaged weights of the last checkpoint as fp16 safetensors; returns the path."""
     tensors = load_file(Path("runs/training") / config.name / "checkpoint.safetensors")
     average = {k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")}
-    halves = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in average.items()}
+    halves = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in normalised(average).items()}
     path = weights_path(config)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
     save_file(halves, partial, {**metadata, "network": json.dumps(sizes)})
     partial.rename(path)
     return path
+
+
+def normalised(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under spectral norm as what they amount to, W / (u' W v); the others as they are."""
+    weights = dict(state)
+    for name in [name for name in state if name.endswith(".parametrizations.weight.original")]:
+        prefix = name.removesuffix("original")
+        weight, u, v = weights.pop(name), weights.pop(f"{prefix}0._u"), weights.pop(f"{prefix}0._v")
+        weights[prefix.replace("parametrizations.weight.", "weight")] = weight / (u @ weight.flatten(1) @ v)
+    return weights
 
 
 def write_card(config: TrainingConfig, run: Path | None) -> Path:
@@ -116,7 +128,10 @@ def _operations(config: TrainingConfig, weights: Path) -> str:
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         network = (mobilenet(9) if kind == "mobilenet" else build(sizes)).eval()
         rest = (torch.zeros(1),) if kind == "unet" else ()
-        network(torch.zeros(1, sizes.get("c_in", 3), size, size), *rest)
+        if isinstance(network, Generator):
+            network(torch.zeros(1, network.latents), torch.zeros(1, dtype=torch.long))
+        else:
+            network(torch.zeros(1, sizes.get("c_in", 3), size, size), *rest)
     return f"{counter.get_total_flops() / 1e9:.2f} GFLOP a pass and image of {high} x {high} pixels"
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from harness.errors import one_line
@@ -52,6 +52,22 @@ class RRDB(_Strict):
     multiple: ClassVar[int] = 1
 
 
+class BigGAN(_Strict):
+    """Size of BigGAN's generator (see `backends.biggan.networks.Generator`)."""
+
+    kind: Literal["biggan"]
+    channels: int = Field(default=32, ge=1)
+    multipliers: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(8, 4, 2), min_length=1, max_length=6)
+    latent: int = Field(default=20, ge=1)
+    embedding: int = Field(default=64, ge=1)
+    patch: int = Field(default=2, ge=1)
+
+    @property
+    def multiple(self) -> int:
+        """The size of its images."""
+        return int(4 * 2 ** len(self.multipliers) * self.patch)
+
+
 class MobileNet(_Strict):
     """The network of the attribute classifier (torchvision's `mobilenet_v2`), started from ImageNet weights."""
 
@@ -68,6 +84,13 @@ class Adversarial(_Strict):
     perceptual: float = Field(default=2.0, ge=0)
     critic: float = Field(default=0.01, ge=0)
     critic_channels: int = Field(default=64, ge=1)
+
+
+class Hinge(_Strict):
+    """BigGAN's discriminator: its width, and its learning rate in units of the generator's."""
+
+    critic_channels: int = Field(default=32, ge=1)
+    critic_rate: float = Field(default=4.0, gt=0)
 
 
 class Distillation(_Strict):
@@ -91,7 +114,7 @@ class Distillation(_Strict):
     critic_channels: int = Field(default=64, ge=1)
 
 
-Task = Literal["sr3", "portraits", "regression", "gan", "student", "attributes"]
+Task = Literal["sr3", "portraits", "regression", "gan", "student", "attributes", "cdm-base", "cdm-sr", "biggan"]
 NETWORKS: dict[Task, tuple[str, ...]] = {
     "sr3": ("unet",),
     "portraits": ("unet",),
@@ -99,18 +122,37 @@ NETWORKS: dict[Task, tuple[str, ...]] = {
     "gan": ("srresnet", "rrdb"),
     "student": ("unet",),
     "attributes": ("mobilenet",),
+    "cdm-base": ("unet",),
+    "cdm-sr": ("unet",),
+    "biggan": ("biggan",),
 }
 """The kinds of network that each task can train."""
 
-
-SR3_ONLY = {"target", "residual", "blur", "conditioning_noise"}
+OF_CLASSES: tuple[Task, ...] = ("cdm-base", "cdm-sr", "biggan")
+FIELDS: dict[str, tuple[Task, ...]] = {
+    "target": ("sr3",),
+    "residual": ("sr3",),
+    "conditioning_noise": ("sr3",),
+    "blur": ("sr3", "cdm-sr"),
+    "augmentation": ("cdm-sr",),
+    "level": ("cdm-sr",),
+    "classes": OF_CLASSES,
+    "races": tuple(task for task in NETWORKS if task not in OF_CLASSES),
+}
+"""Fields that not all tasks have, and which have them."""
+BLOCKS: dict[str, Task] = {"adversarial": "gan", "distillation": "student", "hinge": "biggan"}
+"""Fields that one task needs and no other has."""
 
 
 class TrainingConfig(_Strict):
     """One model: its task, data, network and optimisation.
 
-    Of the task sr3 alone: what is predicted (`target`) of what (`residual` over bicubic, or the image), and the inputs'
-    augmentation: largest sigma of a `blur` in pixels, largest deviation of `conditioning_noise` on the scale 0 to 1.
+    Of the task sr3 alone: what is predicted (`target`) of what (`residual` over bicubic, or the image), and largest
+    deviation of `conditioning_noise` on the scale 0 to 1. `blur`: largest sigma in pixels of a blur of the inputs.
+
+    `classes`: the labels that a class-conditional model tells apart. Of the task cdm-sr alone: the largest level of the
+    conditioning augmentation, a time of the cosine schedule (0: none), and that at which the stage is to be used.
+    `momentum` is Adam's beta_1.
     """
 
     name: str = Field(pattern=r"^[a-z0-9-]+$")
@@ -120,21 +162,33 @@ class TrainingConfig(_Strict):
     races: dict[str, Annotated[int, Field(ge=0)]] | None = None
     low: int = Field(default=16, ge=4)
     high: int = Field(default=64, ge=8)
-    network: UNet | SRResNet | RRDB | MobileNet = Field(default=UNet(), discriminator="kind")
+    network: UNet | SRResNet | RRDB | MobileNet | BigGAN = Field(default=UNet(), discriminator="kind")
     target: Literal["v", "eps"] = "v"
     residual: bool = True
     blur: float = Field(default=0.0, ge=0, le=2)
     conditioning_noise: float = Field(default=0.0, ge=0, le=0.5)
+    classes: tuple[Literal["race", "gender"], ...] = Field(default=("race", "gender"), min_length=1)
+    augmentation: float = Field(default=0.5, ge=0, lt=1)
+    level: float = Field(default=0.0, ge=0)
     adversarial: Adversarial | None = None
     distillation: Distillation | None = None
+    hinge: Hinge | None = None
     steps: int = Field(ge=1)
     batch: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=3e-4, gt=0)
     final_learning_rate: float = Field(default=1e-5, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     warmup: int = Field(default=200, ge=1)
     ema: float = Field(default=0.999, gt=0, lt=1)
     seed: int = 0
     checkpoint_every: int = Field(default=500, ge=1)
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(classes)) < len(classes):
+            raise PydanticCustomError("classes", "a label is there twice")
+        return classes
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
@@ -143,6 +197,10 @@ class TrainingConfig(_Strict):
             raise PydanticCustomError("size", f"high must be a multiple of {multiple}, as the network halves its size")
         if self.high % self.low:
             raise PydanticCustomError("size", f"high must be a multiple of low, {self.low}")
+        if self.network.kind == "biggan" and self.high != multiple:
+            raise PydanticCustomError("size", f"high must be {multiple}, the size that the network makes")
+        if self.level > self.augmentation:
+            raise PydanticCustomError("level", f"level must not be above augmentation, {self.augmentation:g}")
         return self
 
     @model_validator(mode="after")
@@ -150,14 +208,17 @@ class TrainingConfig(_Strict):
         kinds = NETWORKS[self.task]
         if self.network.kind not in kinds:
             raise PydanticCustomError("kind", f"the task {self.task} trains a network of kind {' or '.join(kinds)}")
-        if (self.task == "gan") != (self.adversarial is not None):
-            raise PydanticCustomError("adversarial", "the task gan, and no other, needs the field adversarial")
-        if self.task != "sr3" and self.model_fields_set & SR3_ONLY:
-            fields = ", ".join(sorted(self.model_fields_set & SR3_ONLY))
-            raise PydanticCustomError("sr3", f"only the task sr3 has the fields {fields}")
-        if (self.task == "student") != (self.distillation is not None):
-            raise PydanticCustomError("distillation", "the task student, and no other, needs the field distillation")
+        for name, task in BLOCKS.items():
+            if (self.task == task) != (getattr(self, name) is not None):
+                raise PydanticCustomError("block", f"the task {task}, and no other, needs the field {name}")
+        for name in sorted(self.model_fields_set & FIELDS.keys()):
+            if self.task not in FIELDS[name]:
+                raise PydanticCustomError("field", f"the task {self.task} has no field {name}")
         return self
+
+    def rate(self, part: str) -> float:
+        """The learning rate of a part of the task, in units of `learning_rate`."""
+        return self.hinge.critic_rate if self.hinge and part == "critic" else 1.0
 
     @property
     def phases(self) -> tuple[tuple[int, int], ...]:

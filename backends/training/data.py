@@ -2,8 +2,9 @@
 
 import hashlib
 import io
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from harness.resize import resize, to_uint8
 
 RACES = ("white", "black", "asian", "indian", "other")
 GENDERS = ("male", "female")
+CLASSES = {"race": RACES, "gender": GENDERS}
+"""Labels that classes of a model can be made of."""
 
 
 def data_root() -> Path:
@@ -61,6 +64,18 @@ def load_labels(spec: str) -> Tensor:
     """Labels of `FOLDER#SPLIT` as (N, 9) float: one-hot race (5) and gender (2), age / 100, and a constant 1."""
     frame = pd.concat([pq.read_table(f, columns=["age", "gender", "race"]).to_pandas() for f in _files(spec)])
     return label_vectors(list(frame["race"]), list(frame["gender"]), list(frame["age"]))
+
+
+def class_names(labels: Sequence[str]) -> tuple[str, ...]:
+    """The classes of a model that tells these labels apart, in index order: "white male", "white female", ..."""
+    return tuple(" ".join(values) for values in itertools.product(*(CLASSES[label] for label in labels)))
+
+
+def load_classes(spec: str, labels: Sequence[str]) -> Tensor:
+    """The place in `class_names(labels)` of each image of `FOLDER#SPLIT`, (N,) int64."""
+    frame = pd.concat([pq.read_table(f, columns=list(labels)).to_pandas() for f in _files(spec)])
+    names = frame[list(labels)].agg(" ".join, axis=1)
+    return torch.from_numpy(pd.Index(class_names(labels)).get_indexer(names).astype(np.int64))
 
 
 def label_vectors(races: list[str], genders: list[str], ages: list[float]) -> Tensor:

@@ -26,15 +26,19 @@ def stratified_t(count: int, rng: torch.Generator) -> Tensor:
 def diffusion_loss(
     network: nn.Module, formulation: Formulation, y0: Tensor, rng: torch.Generator, **inputs: Tensor | None
 ) -> Tensor:
-    """Mean squared error of the prediction at stratified noise levels."""
+    """Mean squared error of the prediction at stratified noise levels.
+
+    `inputs` are what else the network gets: the `condition` beside y_t, the `labels`, the `level` of the condition.
+    """
     gamma = formulation.gamma(stratified_t(len(y0), rng))
     eps = torch.randn(y0.shape, generator=rng)
     y_t = diffuse(y0, eps, gamma)
-    condition, labels = inputs.get("condition"), inputs.get("labels")
+    condition = inputs.get("condition")
+    told = [value for name in ("labels", "level") if (value := inputs.get(name)) is not None]
     x = y_t if condition is None else torch.cat([condition, y_t], dim=1)
     x = x.contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        prediction = network(x, gamma) if labels is None else network(x, gamma, labels)
+        prediction = network(x, gamma, *told)
     return F.mse_loss(prediction.float(), formulation.wanted(y0, eps, gamma))
 
 

@@ -48,7 +48,9 @@ class Trainer:
         self.parts = {name: part.to(memory_format=torch.channels_last) for name, part in self.task.parts.items()}
         self.average = copy.deepcopy(self.parts["network"]).eval().requires_grad_(requires_grad=False)
         self.optimizers = {
-            name: torch.optim.AdamW(part.parameters(), lr=config.learning_rate, weight_decay=1e-3)
+            name: torch.optim.AdamW(
+                part.parameters(), lr=config.learning_rate, betas=(config.momentum, 0.999), weight_decay=1e-3
+            )
             for name, part in self.parts.items()
         }
         self.step, self.seconds, self.core_seconds = 0, 0.0, 0.0
@@ -73,7 +75,7 @@ class Trainer:
         rng = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
         values = {}
         for name, loss in self.task.losses(step, indices, rng):
-            self._update(self.optimizers[name], loss, learning_rate(self.config, step))
+            self._update(self.optimizers[name], loss, self.config.rate(name) * learning_rate(self.config, step))
             values[name] = float(loss.detach())
         self._update_average(step)
         return values

@@ -72,10 +72,15 @@ class Pairs:
 
     def figures(self, x: Tensor) -> dict[str, float]:
         """LPIPS and KID of outputs (N, 3, high, high) for the first N validation photos; none for tiny images."""
-        if x.shape[-1] < LPIPS_MINIMUM:
-            return {}
-        outputs, targets = to_uint8(pixels.to_images(x).astype(np.float64)), self.held_out[: len(x)]
-        lpips = score("lpips_alex", outputs, targets, outputs, 1)
-        features = open_network("alexnet").features
-        kid = kid_paired(features(outputs), features(targets)).value
-        return {"lpips_alex": float(lpips.mean()), "kid_alexnet": kid}
+        return paired_figures(x, self.held_out[: len(x)])
+
+
+def paired_figures(x: Tensor, targets: NDArray[np.uint8]) -> dict[str, float]:
+    """LPIPS and KID of outputs (N, 3, H, W) against the photos (N, H, W, 3) that they stand for."""
+    if x.shape[-1] < LPIPS_MINIMUM:
+        return {}
+    outputs = to_uint8(pixels.to_images(x).astype(np.float64))
+    lpips = score("lpips_alex", outputs, targets, outputs, 1)
+    features = open_network("alexnet").features
+    kid = kid_paired(features(outputs), features(targets)).value
+    return {"lpips_alex": float(lpips.mean()), "kid_alexnet": kid}

@@ -37,7 +37,7 @@ class Task(Protocol):
 
 def load_task(name: Name) -> type[Task]:
     """The class of a task."""
-    from backends.training import attributes, diffusion, feedforward, student
+    from backends.training import attributes, biggan, cdm, diffusion, feedforward, student
 
     tasks: dict[Name, type[Task]] = {
         "sr3": diffusion.SR3Task,
@@ -46,5 +46,8 @@ def load_task(name: Name) -> type[Task]:
         "gan": feedforward.GANTask,
         "student": student.StudentTask,
         "attributes": attributes.AttributesTask,
+        "cdm-base": cdm.CDMBaseTask,
+        "cdm-sr": cdm.CDMStageTask,
+        "biggan": biggan.BigGANTask,
     }
     return tasks[name]

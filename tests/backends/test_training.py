@@ -28,15 +28,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from backends.base import Batch
+from backends.base import Batch, SampleBatch
+from backends.biggan.backend import BigGAN
+from backends.cdm.backend import CDMBase, CDMStage
 from backends.checkpoint import load_network
 from backends.pixels import enlarge, to_images, to_model
 from backends.sr3 import backend
 from backends.sr3.unet import UNet
 from backends.training import __main__ as command
-from backends.training import card, student
+from backends.training import card, cdm, student
 from backends.training.config import ConfigError, TrainingConfig, load_config
-from backends.training.data import batches, label_vectors, load_images
+from backends.training.data import batches, class_names, label_vectors, load_classes, load_images
 from backends.training.diffusion import SR3Task, blurred, noisy, stratified_t
 from backends.training.loop import Trainer, learning_rate
 from backends.training.portraits import nearest
@@ -154,7 +156,13 @@ def test_shipped_configs_are_valid(path: Path) -> None:
         ({"task": "student"}, "needs the field distillation"),
         ({"task": "student", "distillation": {"teacher": "../x", "pretrain": 1}}, "distillation.teacher"),
         ({"target": "x"}, "target"),
-        ({"task": "regression", "target": "eps", "blur": 0.5}, "only the task sr3 has the fields blur, target"),
+        ({"task": "regression", "target": "eps", "blur": 0.5}, "the task regression has no field blur"),
+        ({"task": "cdm-sr", "augmentation": 0.1, "level": 0.2}, "level must not be above augmentation, 0.1"),
+        ({"task": "cdm-base", "races": {"asian": 3}}, "the task cdm-base has no field races"),
+        ({"task": "cdm-base", "classes": ["height"]}, "classes.0"),
+        ({"task": "cdm-base", "classes": ["race", "race"]}, "classes: a label is there twice"),
+        ({"task": "biggan", "network": {"kind": "biggan"}, "high": 64}, "needs the field hinge"),
+        ({"task": "biggan", "network": {"kind": "biggan"}, "high": 128, "hinge": {}}, "high must be 64"),
         ({"network": {"kind": "transformer"}}, "network"),
         ({"name": "../x"}, "name"),
         ({"ema": 1.0}, "ema"),
@@ -335,6 +343,14 @@ STUDENT: dict[str, object] = {
     "task": "student",
     "distillation": {"teacher": "teacher", "noises": 3, "sampler_steps": 2, "pretrain": 4, "critic_channels": 4},
 }
+BASE: dict[str, object] = {"task": "cdm-base"}
+STAGE: dict[str, object] = {"task": "cdm-sr", "augmentation": 0.5, "level": 0.2, "blur": 0.5}
+BIGGAN: dict[str, object] = {
+    "task": "biggan",
+    "network": {"kind": "biggan", "channels": 4, "multipliers": [2], "latent": 2, "embedding": 4, "patch": 2},
+    "hinge": {"critic_channels": 4},
+    "momentum": 0.0,
+}
 TASKS: dict[str, dict[str, object]] = {
     "sr3": {},
     "sr3-eps": {"target": "eps", "residual": False, "blur": 1.0, "conditioning_noise": 0.1},
@@ -343,6 +359,10 @@ TASKS: dict[str, dict[str, object]] = {
     "srgan": GAN,
     "esrgan": ESRGAN,
     "student": STUDENT,
+    "cdm-base": BASE,
+    "cdm-sr": STAGE,
+    "cdm-sr-plain": STAGE | {"augmentation": 0, "level": 0},
+    "biggan": BIGGAN,
 }
 
 
@@ -444,6 +464,71 @@ def test_a_teacher_that_does_not_fit_is_named(changes: dict[str, object], named:
     """It is missing, or made for other sizes, or another network."""
     with pytest.raises(ConfigError, match=named):
         student.StudentTask(config(**STUDENT | changes))
+
+
+@pytest.mark.usefixtures("folder")
+def test_classes_are_the_labels_that_the_config_names() -> None:
+    """An image's class is the place of its labels among all that there may be, seen in a split or not."""
+    assert class_names(["gender", "race"])[5:7] == ("female white", "female black")
+    names = class_names(["race", "gender"])
+    assert [names[i] for i in load_classes("faces#train", ["race", "gender"])[:2]] == ["asian male", "asian female"]
+    assert load_classes("faces#validation", ["gender"]).tolist() == [0, 1, 0]
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_backend_serves_the_trained_base() -> None:
+    """From its weights file it makes the images that the training's validation drew."""
+    settings = config(**BASE, learning_rate=3e-3, steps=2)
+    trainer = train(settings)
+    ours = CDMBase(str(card.export(settings, *trainer.task.export())))
+    place = ours.description.classes.index("asian female")
+    options: dict[str, Value] = {"steps": cdm.STEPS, "sampler": "dpm++2m"}
+    made = ours.generate(SampleBatch(16, ("a",), (1,), options, (place,)), lambda _done, _total: None)
+    assert isinstance(trainer.task, cdm.CDMBaseTask)
+    labels = trainer.task.data.one_hot(torch.tensor([place]))
+    with torch.no_grad():
+        drawn = to_images(trainer.task._sample(trainer.average, labels, torch.Generator().manual_seed(1)))
+    assert np.abs(made - drawn).mean() < 0.05 * drawn.std()  # the training's validation computes in bfloat16
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("augmentation", [0.5, 0.0])
+def test_the_backend_serves_the_trained_stage(augmentation: float) -> None:
+    """The level of the config is that at which the stage enlarges: noise first, then the sampler's, from one seed."""
+    settings = config(**STAGE | {"augmentation": augmentation, "level": augmentation / 2}, learning_rate=3e-3, steps=2)
+    trainer = train(settings)
+    ours = CDMStage(str(card.export(settings, *trainer.task.export())))
+    assert isinstance(trainer.task, cdm.CDMStageTask)
+    task = trainer.task
+    first = task.data.photos(torch.tensor([0]))
+    low = ((task.resizer.down(first) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)
+    options: dict[str, Value] = {"steps": cdm.STEPS, "sampler": "dpm++2m"}
+    place = int(task.data.held_out_classes[0])
+    given = Batch(low, 4, ("a",), (1,), options, (place,), (None,))
+    made = ours.upscale(given, lambda _done, _total: None)
+    with torch.no_grad():
+        drawn = to_images(task._sample(trainer.average, torch.tensor([0]), torch.Generator().manual_seed(1)))
+    assert np.abs(made - drawn).mean() < 0.05 * drawn.std()
+    assert ours.description.classes == task.data.names
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_backend_serves_the_trained_generator() -> None:
+    """The weights of the file are those under spectral norm, and the statistics those of the averaged network."""
+    settings = config(**BIGGAN, steps=4)
+    trainer = train(settings)
+    path = card.export(settings, *trainer.task.export())
+    assert card._operations(settings, path).endswith("GFLOP a pass and image of 16 x 16 pixels")
+    ours = BigGAN(str(path))
+    made = ours.generate(SampleBatch(16, ("a", "b"), (1, 2), {}, (0, 3)), lambda _done, _total: None)
+    z = torch.stack([torch.randn(ours.latents, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)])
+    average = trainer.average
+    with torch.no_grad():
+        expected = to_images(average(z, torch.tensor([0, 3])))
+    assert np.abs(made - expected).mean() < 0.02 * expected.std()
+    means = [buffer for name, buffer in average.named_buffers() if name.endswith("running_mean")]
+    live = [b for name, b in trainer.parts["network"].named_buffers() if name.endswith("running_mean")]
+    assert all(not torch.equal(a, b) for a, b in zip(means, live, strict=True))
 
 
 def test_a_finished_training_is_left_as_it_is(folder: Path) -> None:

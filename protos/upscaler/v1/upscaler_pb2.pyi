@@ -26,6 +26,7 @@ class Capability(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CAPABILITY_STREAM: _ClassVar[Capability]
     CAPABILITY_PROGRESS: _ClassVar[Capability]
     CAPABILITY_GRADIENT: _ClassVar[Capability]
+    CAPABILITY_GENERATE: _ClassVar[Capability]
 FAMILY_UNSPECIFIED: Family
 FAMILY_INTERPOLATION: Family
 FAMILY_REGRESSION: Family
@@ -37,13 +38,14 @@ CAPABILITY_UNSPECIFIED: Capability
 CAPABILITY_STREAM: Capability
 CAPABILITY_PROGRESS: Capability
 CAPABILITY_GRADIENT: Capability
+CAPABILITY_GENERATE: Capability
 
 class DescribeRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("name", "family", "digest", "scales", "sizes", "channels", "deterministic", "batch_exact", "classes", "options", "device", "precision", "licence", "capabilities", "max_message_bytes", "max_batch", "domain", "warm_up_time")
+    __slots__ = ("name", "family", "digest", "scales", "sizes", "channels", "deterministic", "batch_exact", "classes", "options", "device", "precision", "licence", "capabilities", "max_message_bytes", "max_batch", "domain", "warm_up_time", "generated_size")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +64,7 @@ class DescribeResponse(_message.Message):
     MAX_BATCH_FIELD_NUMBER: _ClassVar[int]
     DOMAIN_FIELD_NUMBER: _ClassVar[int]
     WARM_UP_TIME_FIELD_NUMBER: _ClassVar[int]
+    GENERATED_SIZE_FIELD_NUMBER: _ClassVar[int]
     name: str
     family: Family
     digest: str
@@ -80,7 +83,8 @@ class DescribeResponse(_message.Message):
     max_batch: int
     domain: str
     warm_up_time: _duration_pb2.Duration
-    def __init__(self, name: _Optional[str] = ..., family: _Optional[_Union[Family, str]] = ..., digest: _Optional[str] = ..., scales: _Optional[_Iterable[int]] = ..., sizes: _Optional[_Union[SizeRequirements, _Mapping]] = ..., channels: _Optional[int] = ..., deterministic: _Optional[bool] = ..., batch_exact: _Optional[bool] = ..., classes: _Optional[_Iterable[str]] = ..., options: _Optional[_Iterable[_Union[OptionSpec, _Mapping]]] = ..., device: _Optional[str] = ..., precision: _Optional[str] = ..., licence: _Optional[str] = ..., capabilities: _Optional[_Iterable[_Union[Capability, str]]] = ..., max_message_bytes: _Optional[int] = ..., max_batch: _Optional[int] = ..., domain: _Optional[str] = ..., warm_up_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    generated_size: int
+    def __init__(self, name: _Optional[str] = ..., family: _Optional[_Union[Family, str]] = ..., digest: _Optional[str] = ..., scales: _Optional[_Iterable[int]] = ..., sizes: _Optional[_Union[SizeRequirements, _Mapping]] = ..., channels: _Optional[int] = ..., deterministic: _Optional[bool] = ..., batch_exact: _Optional[bool] = ..., classes: _Optional[_Iterable[str]] = ..., options: _Optional[_Iterable[_Union[OptionSpec, _Mapping]]] = ..., device: _Optional[str] = ..., precision: _Optional[str] = ..., licence: _Optional[str] = ..., capabilities: _Optional[_Iterable[_Union[Capability, str]]] = ..., max_message_bytes: _Optional[int] = ..., max_batch: _Optional[int] = ..., domain: _Optional[str] = ..., warm_up_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., generated_size: _Optional[int] = ...) -> None: ...
 
 class SizeRequirements(_message.Message):
     __slots__ = ("minimum", "maximum", "multiple_of", "domain_minimum")
@@ -273,3 +277,42 @@ class GradientResponse(_message.Message):
     compute_time: _duration_pb2.Duration
     peak_device_memory: int
     def __init__(self, images: _Optional[_Iterable[_Union[GradientOutput, _Mapping]]] = ..., digest: _Optional[str] = ..., queue_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., compute_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., peak_device_memory: _Optional[int] = ...) -> None: ...
+
+class GenerateInput(_message.Message):
+    __slots__ = ("id", "seed", "class_index")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    CLASS_INDEX_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    seed: int
+    class_index: int
+    def __init__(self, id: _Optional[str] = ..., seed: _Optional[int] = ..., class_index: _Optional[int] = ...) -> None: ...
+
+class GenerateRequest(_message.Message):
+    __slots__ = ("images", "options")
+    class OptionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: OptionValue
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[OptionValue, _Mapping]] = ...) -> None: ...
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    images: _containers.RepeatedCompositeFieldContainer[GenerateInput]
+    options: _containers.MessageMap[str, OptionValue]
+    def __init__(self, images: _Optional[_Iterable[_Union[GenerateInput, _Mapping]]] = ..., options: _Optional[_Mapping[str, OptionValue]] = ...) -> None: ...
+
+class GenerateResponse(_message.Message):
+    __slots__ = ("images", "digest", "queue_time", "compute_time", "peak_device_memory")
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_TIME_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_TIME_FIELD_NUMBER: _ClassVar[int]
+    PEAK_DEVICE_MEMORY_FIELD_NUMBER: _ClassVar[int]
+    images: _containers.RepeatedCompositeFieldContainer[OutputImage]
+    digest: str
+    queue_time: _duration_pb2.Duration
+    compute_time: _duration_pb2.Duration
+    peak_device_memory: int
+    def __init__(self, images: _Optional[_Iterable[_Union[OutputImage, _Mapping]]] = ..., digest: _Optional[str] = ..., queue_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., compute_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., peak_device_memory: _Optional[int] = ...) -> None: ...

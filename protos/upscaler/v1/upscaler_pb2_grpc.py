@@ -55,6 +55,11 @@ class UpscalerServiceStub:
                 request_serializer=protos_dot_upscaler_dot_v1_dot_upscaler__pb2.GradientRequest.SerializeToString,
                 response_deserializer=protos_dot_upscaler_dot_v1_dot_upscaler__pb2.GradientResponse.FromString,
                 _registered_method=True)
+        self.Generate = channel.unary_unary(
+                '/upscaler.v1.UpscalerService/Generate',
+                request_serializer=protos_dot_upscaler_dot_v1_dot_upscaler__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=protos_dot_upscaler_dot_v1_dot_upscaler__pb2.GenerateResponse.FromString,
+                _registered_method=True)
 
 
 class UpscalerServiceServicer:
@@ -98,6 +103,15 @@ class UpscalerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Generate(self, request, context):
+        """Makes images of nothing but a class and a seed. Optional; `capabilities` says whether it is there. The same request
+        gives the same bytes, and the rule for an image in a batch is that of Upscale.
+        Errors: as of Upscale; UNIMPLEMENTED where it is not there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UpscalerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -120,6 +134,11 @@ def add_UpscalerServiceServicer_to_server(servicer, server):
                     servicer.Gradient,
                     request_deserializer=protos_dot_upscaler_dot_v1_dot_upscaler__pb2.GradientRequest.FromString,
                     response_serializer=protos_dot_upscaler_dot_v1_dot_upscaler__pb2.GradientResponse.SerializeToString,
+            ),
+            'Generate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Generate,
+                    request_deserializer=protos_dot_upscaler_dot_v1_dot_upscaler__pb2.GenerateRequest.FromString,
+                    response_serializer=protos_dot_upscaler_dot_v1_dot_upscaler__pb2.GenerateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -231,6 +250,33 @@ class UpscalerService:
             '/upscaler.v1.UpscalerService/Gradient',
             protos_dot_upscaler_dot_v1_dot_upscaler__pb2.GradientRequest.SerializeToString,
             protos_dot_upscaler_dot_v1_dot_upscaler__pb2.GradientResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Generate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/upscaler.v1.UpscalerService/Generate',
+            protos_dot_upscaler_dot_v1_dot_upscaler__pb2.GenerateRequest.SerializeToString,
+            protos_dot_upscaler_dot_v1_dot_upscaler__pb2.GenerateResponse.FromString,
             options,
             channel_credentials,
             insecure,

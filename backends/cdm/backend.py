@@ -1,0 +1,129 @@
+"""A cascade's parts as backends: the base makes small images of a class, a stage enlarges what another one made."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from backends import classes
+from backends.base import Batch, Description, FloatBatch, Progress, Refused, SampleBatch
+from backends.checkpoint import FOLDER, load_network, weights_file
+from backends.device import Device
+from backends.pixels import Pixels, enlarge, to_images, to_model
+from backends.sr3 import backend as sr3
+from backends.sr3 import diffusion, unet
+
+ROUNDING = 1e-6
+"""A level that travels as a 32-bit float may come to lie this much above what was meant."""
+LICENCE = "Apache-2.0 code; weights for non-commercial research only (trained on UTKFace)"
+
+
+class CDMBase:
+    """The base of a cascade, from `weights` of the training kit; the other settings are those of `Device`.
+
+    Not compiled: what its network is told differs from image to image.
+
+    Raises:
+        ValueError: the weights are of another kind of model.
+    """
+
+    def __init__(self, weights: str = "cdm-base-16", device: str = "cpu", precision: str = "float32") -> None:
+        self.device = Device(device, precision)
+        path = weights_file(FOLDER, weights)
+        network, metadata = load_network(path, unet.UNet)
+        sr3.check_kind(weights, metadata, {"classes"})
+        self.network = self.device.place(network)
+        code = [Path(module.__file__ or "") for module in (classes, diffusion, unet, sr3)]
+        self.description = Description(
+            name=path.stem.removesuffix("-16"),
+            family="diffusion",
+            digest=self.device.digest(Path(__file__), *code, path),
+            scales=(),
+            licence=LICENCE,
+            domain="none: makes faces by class",
+            deterministic=False,
+            classes=classes.class_names(metadata, _labels(metadata)),
+            options=sr3.OF_STEPS,
+            device=self.device.name,
+            precision=self.device.precision,
+            merge=True,
+            generated_size=int(metadata["size"]),
+        )
+
+    @torch.inference_mode()
+    def generate(self, batch: SampleBatch, progress: Progress) -> NDArray[np.floating]:
+        """See `Generative.generate`."""
+        classes.needed(batch.classes)
+        labels = classes.one_hot(batch.classes, len(self.description.classes)).to(self.device.where)
+        generators = [torch.Generator().manual_seed(seed) for seed in batch.seeds]
+        noise = partial(self.device.normal, generators, (3, batch.size, batch.size))
+
+        def denoise(y: Tensor, gamma: Tensor) -> Tensor:
+            return self.network(y.contiguous(memory_format=torch.channels_last), gamma, labels).float()
+
+        report = sr3.on_step(self.device, progress, batch.options)
+        with self.device.autocast():
+            y0 = sr3.sample(denoise, noise, batch.options, 0.0, report)
+        self.device.synchronise()
+        return to_images(y0)
+
+
+class CDMStage(sr3.SR3):
+    """A stage of a cascade, from `weights` of the training kit; the other settings are those of `Device`.
+
+    The conditioning augmentation is that of CDM's section 2.1, not truncated: the image z that another backend has made
+    becomes z_s ~ q(z_s | z) by the image's seed, and the network is told s, the conditioning level. Without a level it
+    is that of the weights; without a class the stage enlarges what it sees.
+
+    Raises:
+        ValueError: the weights are of another kind of model.
+    """
+
+    CODE: ClassVar[tuple[Path, ...]] = (Path(__file__), Path(classes.__file__))
+    TELLS: ClassVar[set[str]] = {"classes", "augmentation"}
+
+    def __init__(self, weights: str, device: str = "cpu", precision: str = "float32") -> None:
+        super().__init__(weights, device=device, precision=precision)
+        self.largest, self.level = float(self.metadata["augmentation"]), float(self.metadata["level"])
+        names = classes.class_names(self.metadata, _labels(self.metadata))
+        self.description = replace(self.description, classes=names)
+
+    def _inputs(
+        self, images: Pixels, batch: Batch | FloatBatch, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        gamma = diffusion.cosine_gamma(torch.tensor([self._level(i, level) for i, level in enumerate(batch.levels)]))
+        if self.largest:
+            low = to_model(images)
+            eps = self.device.normal(generators, low.shape[1:]).to(low.device)
+            images = ((diffusion.diffuse(low, eps, gamma) + 1) * 127.5).permute(0, 2, 3, 1)
+        labels = classes.one_hot(batch.classes, len(self.description.classes))
+        told = (labels.to(self.device.where), gamma.to(self.device.where))
+        return enlarge(images, batch.scale).to(self.device.where), told
+
+    def _level(self, place: int, asked: float | None) -> float:
+        if asked is not None and asked > self.largest + ROUNDING:
+            text = f"{asked:g} is above {self.largest:g}, the largest that this stage was trained at"
+            raise Refused(f"images[{place}].conditioning_level", text)
+        return self.level if asked is None else asked
+
+
+def cdm_32(weights: str = "cdm-16-32", **settings: str) -> CDMStage:
+    """The stage from 16 to 32 pixels."""
+    return CDMStage(weights, **settings)
+
+
+def cdm_64(weights: str = "cdm-32-64", **settings: str) -> CDMStage:
+    """The stage from 32 to 64 pixels."""
+    return CDMStage(weights, **settings)
+
+
+def _labels(metadata: dict[str, str]) -> int:
+    """The number of label inputs of a U-Net."""
+    return int(json.loads(metadata["network"]).get("labels", 0))
