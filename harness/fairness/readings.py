@@ -146,11 +146,13 @@ def measure_readings(folder: RunFolder, progress: Progress) -> None:
     instruments = record.get("instruments", {})
     task = progress.add_task("readings", total=len(record.get("backends", [])) * len(instruments))
     images = read_table(folder.path / "images.parquet") if instruments else pd.DataFrame()
+    stored = {b["label"]: list(_shown(folder, record, images, b)) for b in record["backends"] if instruments}
     with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=_ignore_interrupts) as pool:
         for name, about in instruments.items():
             apply = pool.map if about["missing"] in SEARCHES else map  # dlib works on one core, and holds the others up
             for backend in record["backends"]:
-                if shown := _unread(folder, record, images, backend, name):
+                shown = _seen_by(record, images, stored[backend["label"]], name)
+                if not _has(_file(folder, backend, name, about), shown):
                     tables = apply(partial(_read, folder, record, name, backend["label"]), _batches(shown))
                     _write(folder, _file(folder, backend, name, about), tables)
                 progress.advance(task)
@@ -202,12 +204,9 @@ def _file(folder: RunFolder, backend: dict[str, Any], name: str, about: About) -
     return folder.path / "readings" / f"{name}-{version}" / f"{slug(backend['label'])}.{options}.parquet"
 
 
-def _unread(
-    folder: RunFolder, record: dict[str, Any], images: pd.DataFrame, backend: dict[str, Any], name: str
-) -> list[Shown]:
-    """What an instrument is to see of a backend; nothing where exactly that is stored."""
+def _seen_by(record: dict[str, Any], images: pd.DataFrame, shown: list[Shown], name: str) -> list[Shown]:
+    """What an instrument is to see of a backend's stored pictures."""
     about = record["instruments"][name]
-    shown = list(_shown(folder, record, images, backend))
     file = about["missing"] == NO_PREDICTION  # which knows one picture an image
     if file or name != next(iter(record["instruments"])):  # the first instrument alone reads what has no target
         shown = [picture for picture in shown if picture.condition == CLEAN.name and not picture.sample]
@@ -216,8 +215,12 @@ def _unread(
     if name == IDENTITY:
         faces = _faces(images, record["suite"]["content"]["fairness"]["identity"])
         shown = [picture for picture in shown if picture.image in faces]
-    path = _file(folder, backend, name, about)
-    return [] if path.exists() and _stored(path) == {picture[:4] for picture in shown} else shown
+    return shown
+
+
+def _has(path: Path, shown: list[Shown]) -> bool:
+    """Whether exactly the readings of these pictures are stored; of none, always."""
+    return not shown or (path.exists() and _stored(path) == {picture[:4] for picture in shown})
 
 
 def _write(folder: RunFolder, path: Path, tables: Iterable[pd.DataFrame]) -> None:
