@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from harness.audit import COLUMNS
+from harness.degrade import EFFECTS
 from harness.errors import ConfigError, StoreError
 from harness.judge import FAILED, NOT_DECIDED, NOT_MEASURED, PASSED, WAIVED, Signed, Verdict, exit_status, judge
 from harness.policy import Policy, Proof, Waiver, load_policy
@@ -49,11 +50,16 @@ def audited(label: str, *, good: bool) -> dict[str, list[Row]]:
             for loss in [0.02 if good else 0.4]
         ],
         "robustness": [
-            image | {"measure": m, "metric": k, "value": v, "low": v - 0.1, "high": v + 0.1}
-            for m, k, v in (("mce", "lpips_alex", 1 - sign * 0.4), ("amplification", "mse", 4 - sign * 2.5))
+            image | {"measure": m, "name": n, "metric": k, "value": v, "low": v - 0.1, "high": v + 0.1}
+            for m, n, k, v in (
+                ("mce", "mCE", "lpips_alex", 1 - sign * 0.4),
+                ("amplification", "amplification", "mse", 4 - sign * 2.5),
+            )
         ],
         "corruptions": [
-            image | {"corruption": "fog", "metric": "lpips_alex", "severity": s, "verdict": word} for s in (1, 3, 5)
+            image | {"corruption": name, "metric": "lpips_alex", "severity": s, "verdict": word}
+            for name in EFFECTS
+            for s in (1, 3, 5)
         ],
         "attacks": [
             image | {"attack": "pgd", "epsilon": e, "versus_bicubic": 10 - sign * 7}
@@ -271,6 +277,16 @@ def test_what_cannot_be_judged_is_one_line(changes: Row, words: str, tmp_path: P
     with pytest.raises((ConfigError, StoreError), match=words) as caught:
         judge(run_of(tmp_path, {}, **changes), policy(NONE), "restorr")
     assert "\n" not in str(caught.value)
+
+
+def test_a_part_of_the_corruptions_is_no_mce(tmp_path: Path) -> None:
+    """Neither an mCE over some corruptions nor some mild ones passes the gates on all: they are not measured."""
+    tables = audited(GOOD, good=True)
+    tables["robustness"] = [row | {"name": f"{row['name']} over 1 of 12 corruptions"} for row in tables["robustness"]]
+    tables["corruptions"] = [row for row in tables["corruptions"] if row["corruption"] != "fog"]
+    verdict = judge(run_of(tmp_path, tables), load_policy("face-restoration-product"), GOOD)
+    found = {finding.gate.id: finding.status for finding in verdict.findings}
+    assert found["robustness.mce"] == found["robustness.mild"] == NOT_MEASURED
 
 
 def signed_by(rules: Policy) -> Signed:
