@@ -15,8 +15,8 @@ def test_each_backend_has_a_sentence(make_run: Build) -> None:
     assert sr3 == (
         "sr3: in LPIPS (AlexNet) better than bicubic at every severity of 1 of 2 corruptions, first worse at severity "
         "3 under fog; in PSNR (dB) better than bicubic at every severity of 1 of 2 corruptions, first worse at "
-        "severity 3 under fog; mCE over 2 of 12 corruptions 0.970 [0.900, 1.10] in LPIPS (AlexNet) (bicubic is 1, less is "
-        "better); "
+        "severity 3 under fog; mCE over 2 of 12 corruptions 0.970 [0.900, 1.10] in LPIPS (AlexNet) (bicubic is 1, less "
+        "is better); "
         "corruption moves its outputs 0.970 [0.900, 1.10] times as far as bicubic's (MSE)."
     )
     assert gan.startswith("realesrgan: in LPIPS")
