@@ -29,6 +29,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import Progress
+from threadpoolctl import threadpool_limits
 
 from harness.degrade import sample_seed
 from harness.errors import StoreError
@@ -147,7 +148,7 @@ def measure_readings(folder: RunFolder, progress: Progress) -> None:
     task = progress.add_task("readings", total=len(record.get("backends", [])) * len(instruments))
     images = read_table(folder.path / "images.parquet") if instruments else pd.DataFrame()
     stored = {b["label"]: list(_shown(folder, record, images, b)) for b in record["backends"] if instruments}
-    with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=_ignore_interrupts) as pool:
+    with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=_keep_to_itself) as pool:
         for name, about in instruments.items():
             apply = pool.map if about["missing"] in SEARCHES else map  # dlib works on one core, and holds the others up
             for backend in record["backends"]:
@@ -159,9 +160,10 @@ def measure_readings(folder: RunFolder, progress: Progress) -> None:
             _append_rows(folder, record, images, name)
 
 
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C to the process that waits for this one."""
+def _keep_to_itself() -> None:
+    """Use one core, since there is a process for each, and leave Ctrl-C to the one that waits."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threadpool_limits(1)
 
 
 def load_readings(folder: RunFolder, record: dict[str, Any], instrument: str) -> pd.DataFrame:
