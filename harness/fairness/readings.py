@@ -16,6 +16,7 @@ face_missing_INSTRUMENT     1 if no face is found in the output, for instruments
 
 import hashlib
 import io
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -65,6 +66,8 @@ SKIN_MEASURES = {
     "monk_shift": ("Monk tone shift (+ is darker)", "tones"),
 }
 NO_LABEL = "label unknown"
+MOST_PROCESSES = 8
+"""That search for faces: each holds some 300 MB."""
 NO_TARGET_FACE = f"{FACE_NOT_FOUND} in the target"
 SEARCHES = (FACE_NOT_FOUND, NO_TARGET_FACE)
 """What is missing from the readings of instruments that search for faces with dlib."""
@@ -148,7 +151,8 @@ def measure_readings(folder: RunFolder, progress: Progress) -> None:
     task = progress.add_task("readings", total=len(record.get("backends", [])) * len(instruments))
     images = read_table(folder.path / "images.parquet") if instruments else pd.DataFrame()
     stored = {b["label"]: list(_shown(folder, record, images, b)) for b in record["backends"] if instruments}
-    with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=_keep_to_itself) as pool:
+    cores = min(MOST_PROCESSES, len(os.sched_getaffinity(0)))
+    with ProcessPoolExecutor(cores, get_context("spawn"), _keep_to_itself) as pool:
         for name, about in instruments.items():
             apply = pool.map if about["missing"] in SEARCHES else map  # dlib works on one core, and holds the others up
             for backend in record["backends"]:

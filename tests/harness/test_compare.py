@@ -74,6 +74,15 @@ def test_what_only_one_side_was_scored_on_is_not_measured(tmp_path: Path) -> Non
     assert table[["n", "unpaired", "verdict"]].to_numpy().tolist() == [[0, 40, "not measured"]]
 
 
+def test_attacked_inputs_are_never_paired(tmp_path: Path) -> None:
+    """Each backend is attacked with inputs of its own, so scores under an attack are left out."""
+    run = run_of(tmp_path, {("sr3", "psnr"): BASE, ("gan", "psnr"): BASE})
+    for label in ("sr3", "gan"):
+        who = {"backend": label, "digest": label, "options": "{}", "condition": "attack_pgd", "severity": 8}
+        run.append([who | {"metric": "psnr", "image": "i000", "value": 20.0}])
+    assert set(compare_backends(run, "sr3", "gan")["condition"]) == {"clean"}
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -65,6 +65,7 @@ def test_a_run_explains_and_makes_no_map_twice(suite_file: SuiteFile, photos: Pa
     assert everybody["n"] == 32
     assert 0 < everybody["low"] < everybody["mean"] < everybody["high"] < 100
     assert set(groups["status"]) == {"insufficient"}
+    assert index.xs(("plain", "all", "all"))["status"] == "not run: no Gradient"
     made = {path: path.stat().st_mtime_ns for path in output.glob("explanations/*/*.npz")}
     assert len(made) == 32 * (5 + 4)
     assert len(list(output.glob("explanations/*/*.png"))) == 32 * (3 + 2)

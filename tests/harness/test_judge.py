@@ -211,6 +211,13 @@ def test_missing_evidence_is_not_measured(gate: str, tmp_path: Path) -> None:
     assert (verdict.status, exit_status([verdict])) == (NOT_MEASURED, 2)
 
 
+def test_nobody_can_ask_for_what_was_not_measured(tmp_path: Path) -> None:
+    """A word such as "insufficient" never passes, also where a policy lists it."""
+    row = {"backend": GOOD, "attribute": "all", "group": "all", "n": 3, "status": "insufficient"}
+    gate = "table: diffusion_index, column: status, is: [ok, insufficient]"
+    assert status_of(run_of(tmp_path, {"diffusion_index": [row]}), gate) == NOT_MEASURED
+
+
 def test_a_table_of_an_older_version_is_not_measured(tmp_path: Path) -> None:
     """A column that the stored table lacks is told, with the command that writes it anew."""
     folder = run_of(tmp_path, {})

@@ -81,6 +81,11 @@ def test_built_in_policies_are_valid() -> None:
         ("at_most: 0", "at_most: 0\n        at_least: 0", "p.yaml:7: .*one of at_most, at_least and is"),
         ("column: mean\n        at_most: 0", "column: verdict\n        is: beter", "p.yaml:12: .*did you mean better"),
         (
+            "table: differences\n        where: {metric: lpips_alex}\n        column: mean\n        at_most: 0",
+            "table: uncertainty\n        where: {band: constant}\n        column: verdict\n        is: not measured",
+            "unknown verdict to pass with 'not measured'; known: holds",
+        ),
+        (
             "column: mean\n        at_most: 0",
             "column: verdict\n        is: not measured",
             "p.yaml:12: .*verdict",

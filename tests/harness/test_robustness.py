@@ -314,6 +314,12 @@ def test_crossings_are_where_the_paired_interval_says_worse(
     assert np.isnan(row["crossing"]) if crossing is None else row["crossing"] == crossing
 
 
+def test_a_single_image_separates_nothing(tmp_path: Path) -> None:
+    """Without an interval nothing was compared: a crossing is not measured, which no gate takes for "nowhere worse"."""
+    (row,) = robustness.tables(scores_of(tmp_path, planted(0.0, n=1, names=("contrast",))))["crossings"]
+    assert row["verdict"] == "not measured"
+
+
 def test_a_gap_that_grows_is_named(tmp_path: Path) -> None:
     """Of equal groups when clean, the one that degrades faster is worse, its gap beyond chance; few are no group."""
     race = np.array(["black"] * 40 + ["white"] * 40 + ["indian"] * 8)

@@ -105,9 +105,9 @@ def only(frame: pd.DataFrame, **wanted: str) -> "pd.Series[Any]":
     return frame.iloc[0]
 
 
-def planted(path: Path) -> Scores:
-    """500 images of two groups, of which the smaller is harder for the stochastic backend."""
-    n, rng = 500, np.random.default_rng(2)
+def planted(path: Path, n: int = 500) -> Scores:
+    """Images of two groups, of which the smaller is harder for the stochastic backend."""
+    rng = np.random.default_rng(2)
     group = np.where(np.arange(n) % 5 == 0, "b", "a")
     images = pd.DataFrame({"image": [f"i{i:03d}" for i in range(n)], "seed": range(n), "age_years": np.nan})
     images = images.assign(race=group, error="", prepared="x")
@@ -147,6 +147,14 @@ def test_the_table_says_where_a_band_fails(tmp_path: Path) -> None:
     assert fixed["width"] == pytest.approx(2 * fixed["factor"])
     assert only(table, backend="gan", band="spread")["note"] == "not available: one output for all seeds"
     assert (fixed["n"], fixed["calibration"]) == (whole["n"], whole["calibration"])
+
+
+def test_few_faces_hold_nothing(tmp_path: Path) -> None:
+    """Under 30 test images nothing is said of a band: the range that is expected would hold almost any coverage."""
+    frame = pd.DataFrame(uncertainty_rows(planted(tmp_path, n=40)))
+    row = only(frame, backend="sr3", band="spread", group="all")
+    assert row["n"] < 30
+    assert (row["verdict"], row["note"]) == ("not measured", "fewer than 30 test images")
 
 
 def test_halves_are_fixed_by_the_seed_alone() -> None:
