@@ -46,7 +46,8 @@ def findings(run: Run) -> list[Finding]:
     """All sentences of "In short", warnings last."""
     fidelity = _distortion(run) if run.reference else _sharpness(run)
     parts = (_absent(run), _headline(run), fidelity, _diversity(run), _speed(run), _groups(run), _noise(run))
-    return [finding for part in (*parts, _warnings(run)) for finding in part]
+    behaviour = (_corrupted(run), _attacked(run), _invented(run), _explained(run))
+    return [finding for part in (*parts, *behaviour, _warnings(run)) for finding in part]
 
 
 def _absent(run: Run) -> Iterator[Finding]:
@@ -315,6 +316,8 @@ def _equals(p: str) -> str:
 
 
 def _noise(run: Run) -> Iterator[Finding]:
+    if "noise" in run.missing and "corruptions" not in run.missing:
+        return  # noise is among the corruptions
     if "noise" in run.missing:
         yield Finding("Noise", f"Not measured: {run.missing['noise']}. {NOT_PASSED}", warning=True)
         return
@@ -342,6 +345,50 @@ def _noise_sentence(run: Run, rows: pd.DataFrame) -> str:
         words = f"separably better than {BASELINE} at {better.sum()} of {len(rows)} noise levels, worse at none"
     own = how.interval(last["added"], last["added_low"], last["added_high"], signed=True)
     return f"{run.title(run.headline)}: {words}; {at_last}, {own} against its own clean value."
+
+
+def _each(run: Run, rows: pd.DataFrame, value: str, low: str, high: str) -> str:
+    """A figure with its interval for each compared backend, in the order of the run; "" without any."""
+    known = rows[rows[value].notna()].set_index("backend")
+    told = [label for label in run.compared if label in known.index]
+    return names(f"{label} {multiple(*known.loc[label, [value, low, high]])}" for label in told) if told else ""
+
+
+def _corrupted(run: Run) -> Iterator[Finding]:
+    rows = run.table("robustness")
+    for name, mine in rows[(rows["measure"] == "mce") & (rows["metric"] == run.headline)].groupby("name", sort=False):
+        if each := _each(run, mine, "value", "low", "high"):
+            text = f"{name} in {run.title(run.headline)}, where {BASELINE} is 1 and less is better: {each}."
+            yield Finding("Corrupted inputs", text)
+
+
+def _attacked(run: Run) -> Iterator[Finding]:
+    rows = run.table("attacks")
+    rows = rows[(rows["attack"] != "signs") & (rows["epsilon"] == rows["epsilon"].max())]
+    for attack, mine in rows.groupby("attack", sort=False):
+        if each := _each(run, mine, "amplification", "amplification_low", "amplification_high"):
+            size = f"{count(mine['epsilon'].iloc[0])} levels by {str(attack).upper()}"
+            text = (
+                f"An attack of {size} moves the outputs, in mean square, so many times as far as {BASELINE}'s: {each}."
+            )
+            yield Finding("Adversarial inputs", text)
+
+
+def _invented(run: Run) -> Iterator[Finding]:
+    rows = run.table("hallucination")
+    measure = next((m for m in rows["measure"] if str(m).startswith("hallucination_")), "")
+    if each := _each(run, rows[rows["measure"] == measure], "value", "low", "high"):
+        yield Finding("Invented detail", f"{run.title(measure)} of the detail that the input lacks: {each}.")
+
+
+def _explained(run: Run) -> Iterator[Finding]:
+    rows = run.table("explanations")
+    for verdict, words in (("faithful", "are faithful"), ("not faithful", "are not faithful and show nothing")):
+        mine = rows[rows["verdict"] == verdict]
+        each = [f"{label} ({names(mine[mine['backend'] == label]['map'])})" for label in dict.fromkeys(mine["backend"])]
+        if each:
+            text = f"Maps of {names(each)} {words}, beside a random and an edge map."
+            yield Finding("Explanations", text, warning=verdict == "not faithful")
 
 
 def _warnings(run: Run) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from harness.audit import COLUMNS
 from harness.errors import StoreError
 from reports import markdown
 from reports.build import build
+from reports.findings import findings
 from reports.html import page
 from reports.load import load
 from reports.pictures import Album
@@ -102,6 +103,17 @@ def test_real_data_have_no_demonstration_box(make_run: Build) -> None:
     """The box is missing where the dataset is evidence."""
     text = written(make_run(edit=lambda about: about["dataset"].update(demonstration=False)))
     assert "not evidence" not in text
+
+
+def test_in_short_says_how_outputs_behave(make_run: Build) -> None:
+    """mCE, attacks, invented detail and maps have a sentence each, unfaithful maps a warning; noise needs none then."""
+    empty = {"noise": pd.DataFrame(columns=COLUMNS["noise"].split())}
+    told = {(f.topic, f.warning): f.text for f in findings(load(make_run(changed=empty)))}
+    assert "sr3 0.970 [0.900, 1.10]" in told["Corrupted inputs", False]
+    assert "as far as bicubic's" in told["Adversarial inputs", False]
+    assert "realesrgan 0.250 [0.150, 0.350]" in told["Invented detail", False]
+    assert "Maps of bicubic (lam)" in told["Explanations", True]
+    assert not [topic for topic, _ in told if topic.startswith("Noise")]
 
 
 def test_page_says_the_figures_with_their_intervals(make_run: Build) -> None:
