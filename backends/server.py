@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -34,7 +34,7 @@ from backends.base import (
     Refused,
     SampleBatch,
 )
-from backends.batching import Batcher, Job, Outcome
+from backends.batching import Batcher, Job, Outcome, model_thread
 from backends.decoding import Lenient
 from backends.validation import (
     FLOAT,
@@ -61,9 +61,9 @@ WORKERS = 16
 class UpscalerServicer(pb_grpc.UpscalerServiceServicer):
     """Serves one backend; the model runs in one thread at a time."""
 
-    def __init__(self, backend: Described, warm_up_s: float | None = None) -> None:
+    def __init__(self, backend: Described, warm_up_s: float | None = None, thread: Executor | None = None) -> None:
         self.description = backend.description
-        self.batcher = Batcher(backend)
+        self.batcher = Batcher(backend, thread)
         self.warm_up_s = warm_up_s
 
     def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeResponse:  # noqa: ARG002, N802 - gRPC's signature
@@ -307,9 +307,11 @@ def serve(make: Callable[[], Described], address: str, handshake: Path | None, a
             so that we end when it does.
         access: what is asked of those who call.
     """
-    backend = make()
+    thread = model_thread()
+    backend = thread.submit(make).result()
     servicer_type = getattr(backend, "servicer", UpscalerServicer)
-    servicer: UpscalerServicer = servicer_type(backend, warm_up(backend))
+    warm_up_s = thread.submit(warm_up, backend).result()
+    servicer: UpscalerServicer = servicer_type(backend, warm_up_s, thread)
     server, state, port = start(servicer, address, access)
     host = address.rpartition(":")[0]
     done = threading.Event()

@@ -147,7 +147,7 @@ class Run:
             for backend in self.backends:
                 self._generate(backend)
                 self._time(backend)
-                self._probe(backend)
+                self._attack_and_explain(backend)
                 self._note(backend)
             for part in earlier:  # only now: their cases have been tried again
                 part.unlink(missing_ok=True)
@@ -207,14 +207,14 @@ class Run:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _probe(self, backend: Replicas) -> None:
+    def _attack_and_explain(self, backend: Replicas) -> None:
         """Store the attacks and the maps of attribution that are missing, and a row for each failure."""
         common = self._identity(backend) | {"condition": CLEAN.name, "scale": self.suite.scale}
-        for probe in self._probes(backend):
-            for failure in probe.run(self.progress):
+        for stage in self._stages(backend):
+            for failure in stage.run(self.progress):
                 self.folder.append([common | self.labels[failure["image"]] | failure], "failed")
 
-    def _probes(self, backend: Replicas) -> Iterator[Attacker | Explainer]:
+    def _stages(self, backend: Replicas) -> Iterator[Attacker | Explainer]:
         if part := self.suite.attacks:
             yield Attacker(self.folder, self.suite, part, backend, self._chosen(part.images))
         if maps := self.suite.explanations:

@@ -1,5 +1,6 @@
 """SR3 as a backend: noise and the enlarged image in, a face out, by a sampler of `backends.sr3.diffusion`."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ TELLING = {"gamma", "classes", "augmentation"}
 """What the metadata of some kinds of weights say, and those of SR3 do not."""
 
 
-class _Faces:
+class _Faces(ABC):
     """A network of the training kit that makes faces of noise, on its device, with its description."""
 
     CODE: ClassVar[tuple[Path, ...]] = ()
@@ -47,7 +48,7 @@ class _Faces:
         path = weights_file(FOLDER, weights)
         network, self.metadata = load_network(path, unet.UNet)
         check_kind(weights, self.metadata, self.TELLS)
-        self.network = self.device.place(network)
+        self.network = self.device.place(self._prepare(network))
         self.formulation = formulation(self.metadata)
         low, high = int(self.metadata["low"]), int(self.metadata["high"])
         code = [*self.CODE, *(Path(module.__file__ or "") for module in (diffusion, unet, harness.resize))]
@@ -70,6 +71,10 @@ class _Faces:
             merge=True,
             progress=bool(options),
         )
+
+    def _prepare(self, network: unet.UNet) -> unet.UNet:
+        """The network as it is evaluated."""
+        return network
 
     @torch.inference_mode()
     def upscale(self, batch: Batch, progress: Progress) -> NDArray[np.floating]:
@@ -111,8 +116,9 @@ class _Faces:
         """The enlarged images, (N, 3, scale H, scale W), and what the network is told beside the noise level."""
         return enlarge(images, batch.scale).to(self.device.where), ()
 
+    @abstractmethod
     def _sample(self, denoise: Denoiser, noise: Noise, options: Options, progress: Progress) -> Tensor:
-        raise NotImplementedError
+        """y_0 of the sampler and the options of this kind of model."""
 
 
 class SR3(_Faces):
@@ -136,7 +142,14 @@ class SR3Fast(_Faces):
 
     def __init__(self, **settings: str) -> None:
         super().__init__("sr3-fast-16-64", (), **settings)
-        self.gamma = float(self.metadata["gamma"])
+
+    @property
+    def gamma(self) -> float:
+        """The noise level that the network is told."""
+        return float(self.metadata["gamma"])
+
+    def _prepare(self, network: unet.UNet) -> unet.UNet:
+        return unet.at_level(network, self.gamma)
 
     def _sample(self, denoise: Denoiser, noise: Noise, _options: Options, _progress: Progress) -> Tensor:
         return diffusion.one_step(denoise, noise(), self.gamma)

@@ -6,6 +6,7 @@ Departures: pixel-unshuffle at the entrance and pixel-shuffle at the exit, so th
 size; GroupNorm of 8 groups; attention in the middle only; the noise level scales and shifts (FiLM).
 """
 
+import copy
 import math
 
 import torch
@@ -47,20 +48,43 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
         nn.init.zeros_(self.conv2.weight)
 
-    def _resize(self, x: Tensor) -> Tensor:
-        if self.resample == "up":
-            return F.interpolate(x, scale_factor=2.0, mode="nearest")
-        if self.resample == "down":
-            return F.avg_pool2d(x, 2)
-        return x
-
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Map (N, c_in, H, W) to (N, c_out, H', W')."""
-        h = self.conv1(self._resize(F.silu(self.norm1(x))))
+        h = self.conv1(_resize(F.silu(self.norm1(x)), self.resample))
         scale, shift = self.emb(F.silu(emb))[:, :, None, None].chunk(2, dim=1)
         h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
-        out: Tensor = (self.shortcut(self._resize(x)) + h) * SKIP
+        out: Tensor = (self.shortcut(_resize(x, self.resample)) + h) * SKIP
         return out
+
+
+class FixedBlock(nn.Module):
+    """A residual block for one embedding, (1, c_emb): scale, shift and the factor of the sum are in the weights."""
+
+    @torch.no_grad()
+    def __init__(self, block: ResidualBlock, emb: Tensor) -> None:
+        super().__init__()
+        block = copy.deepcopy(block)
+        self.resample = block.resample
+        self.norm1, self.conv1, self.norm2, self.conv2 = block.norm1, block.conv1, block.norm2, block.conv2
+        self.shortcut = block.shortcut
+        scale, shift = block.emb(F.silu(emb))[0].chunk(2)
+        self.norm2.weight.mul_(1 + scale)
+        self.norm2.bias.mul_(1 + scale).add_(shift)
+        for parameter in (*self.conv2.parameters(), *self.shortcut.parameters()):
+            parameter.mul_(SKIP)
+        self.factor = SKIP if isinstance(self.shortcut, nn.Identity) else 1.0
+
+    def forward(self, x: Tensor, _emb: Tensor) -> Tensor:
+        """Map (N, c_in, H, W) to (N, c_out, H', W')."""
+        h = self.conv1(_resize(F.silu(self.norm1(x)), self.resample))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return torch.add(h, self.shortcut(_resize(x, self.resample)), alpha=self.factor)
+
+
+def _resize(x: Tensor, resample: str) -> Tensor:
+    if resample == "up":
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
+    return F.avg_pool2d(x, 2) if resample == "down" else x
 
 
 class Attention(nn.Module):
@@ -107,7 +131,7 @@ class UNet(nn.Module):
         super().__init__()
         self.patch = patch
         c_emb = 2 * channels
-        self.noise = NoiseLevel(channels)
+        self.noise: nn.Module = NoiseLevel(channels)
         self.label = nn.Sequential(nn.Linear(labels, c_emb), nn.SiLU(), nn.Linear(c_emb, c_emb)) if labels else None
         self.level = NoiseLevel(channels) if levels else None
         self.entrance = nn.Conv2d(c_in * patch**2, channels, 3, padding=1)
@@ -160,3 +184,18 @@ class UNet(nn.Module):
             h = block(joined, emb)
         out: Tensor = F.pixel_shuffle(self.exit(F.silu(self.norm(h))), self.patch)
         return out
+
+
+def at_level(network: UNet, gamma: float) -> UNet:
+    """The network, one without labels, for a single noise level: equal to it at gamma, with fewer operations.
+
+    What depends on the noise level alone is computed here, once, and kept in the weights.
+    """
+    fixed = copy.deepcopy(network)
+    emb = network.noise(torch.full((1,), gamma))
+    for blocks in (fixed.down, fixed.middle, fixed.up):
+        for i, block in enumerate(blocks):
+            if isinstance(block, ResidualBlock):
+                blocks[i] = FixedBlock(block, emb)
+    fixed.noise = nn.Identity()
+    return fixed

@@ -99,6 +99,7 @@ def _training(config: TrainingConfig, log: list[dict[str, float]], weights: Path
         ("parameters", f"{parameters:,}, {weights.stat().st_size / 1e6:.1f} MB as fp16"),
         ("licence", LICENCE),
         ("operations", _operations(config, weights)),
+        *([("begun with", f"the weights of {config.start}, where they fit")] if config.start else []),
         ("images seen", f"{int(last['images']):,} in {config.steps:,} steps of {config.batch}"),
         ("time", _time(last)),
         ("energy (estimate)", _energy(last)),

@@ -152,7 +152,8 @@ class TrainingConfig(_Strict):
 
     `classes`: the labels that a class-conditional model tells apart. Of the task cdm-sr alone: the largest level of the
     conditioning augmentation, a time of the cosine schedule (0: none), and that at which the stage is to be used.
-    `momentum` is Adam's beta_1.
+    `start` names weights of `backends/weights` whose layers, where they fit, the network begins with. `momentum` is
+    Adam's beta_1.
     """
 
     name: str = Field(pattern=r"^[a-z0-9-]+$")
@@ -173,6 +174,7 @@ class TrainingConfig(_Strict):
     adversarial: Adversarial | None = None
     distillation: Distillation | None = None
     hinge: Hinge | None = None
+    start: str | None = Field(default=None, pattern=r"^[a-z0-9-]+$")
     steps: int = Field(ge=1)
     batch: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=3e-4, gt=0)

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from backends.training import warm
 from backends.training.config import ConfigError, TrainingConfig
 from backends.training.data import batches
 from backends.training.tasks import load_task
@@ -33,7 +34,8 @@ class Trainer:
     """One training run in the folder `runs/training/NAME`: `train()` continues where the last one stopped.
 
     Raises:
-        ConfigError: the images are fewer than a batch, or the folder's checkpoint is damaged or of another network.
+        ConfigError: the images are fewer than a batch, the weights to start from do not fit, or the folder's checkpoint
+            is damaged or of another network.
         FileNotFoundError: the data set is not there.
     """
 
@@ -45,6 +47,8 @@ class Trainer:
             raise ConfigError(
                 f"{config.name}: batch: {config.batch} is more than the {self.task.count} training images"
             )
+        if config.start:
+            warm.start(self.task.parts["network"], config.start)
         self.parts = {name: part.to(memory_format=torch.channels_last) for name, part in self.task.parts.items()}
         self.average = copy.deepcopy(self.parts["network"]).eval().requires_grad_(requires_grad=False)
         self.optimizers = {

@@ -32,7 +32,7 @@ from backends.sr3.unet import UNet
 from backends.training.config import ConfigError, Distillation, TrainingConfig
 from backends.training.feedforward import Critic
 from backends.training.pairs import FIGURES, Pairs, portions
-from harness.errors import one_line
+from backends.training.warm import start_from
 from harness.metrics import LPIPS_MINIMUM, lpips_network, score
 from harness.resize import to_uint8
 
@@ -67,15 +67,13 @@ class Teacher:
         self.network = network.to(memory_format=torch.channels_last).requires_grad_(requires_grad=False)
 
     def copy_to(self, network: nn.Module) -> None:
-        """Start a student.
+        """Start a student, which may have fewer blocks.
 
         Raises:
-            ConfigError: its sizes are not the teacher's.
+            ConfigError: its other sizes are not the teacher's.
         """
-        try:
-            network.load_state_dict(self.network.state_dict())
-        except RuntimeError as error:
-            raise ConfigError(f"network: not that of the teacher {self.path.stem}: {one_line(str(error))}") from error
+        if missing := start_from(network, self.network):
+            raise ConfigError(f"network: not that of the teacher {self.path.stem}, which has no {min(missing)}")
 
     @torch.inference_mode()
     def sample(self, up: Tensor, z: Tensor) -> Tensor:

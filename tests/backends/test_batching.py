@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from backends.base import Backend, Batch, Progress
+from backends.batching import model_thread
 from backends.interpolation import Nearest
 from backends.server import UpscalerServicer, start
 from backends.sr3.backend import SR3
@@ -203,3 +204,33 @@ def test_one_that_fails_does_not_fail_the_others(held: Callable[[Backend], Serve
     with pytest.raises(BackendFailed, match="a bad image"):
         bad.result(LONG)
     first.result(LONG)
+
+
+class Where:
+    """Nearest neighbour that notes in which thread it computes."""
+
+    def __init__(self) -> None:
+        self.inner, self.threads = Nearest(), {threading.get_ident()}
+        self.description = self.inner.description
+
+    def upscale(self, batch: Batch, progress: Progress) -> NDArray[np.uint8] | NDArray[np.floating]:
+        """Note the thread."""
+        self.threads.add(threading.get_ident())
+        return self.inner.upscale(batch, progress)
+
+
+def test_a_model_is_loaded_and_computes_in_one_thread() -> None:
+    """Calls of both kinds, from several clients, compute in the thread that the server was given."""
+    thread = model_thread()
+    backend = thread.submit(Where).result()
+    server, _, port = start(UpscalerServicer(backend, thread=thread), "127.0.0.1:0")
+    items = [Item("a", PIXELS[0], 0)]
+    try:
+        for stream in (False, True, False):
+            client = Client(f"127.0.0.1:{port}")
+            client.describe()
+            client.upscale(items, 2, {}, LONG, stream=stream)
+            client.close()
+    finally:
+        server.stop(None).wait()
+    assert len(backend.threads) == 1

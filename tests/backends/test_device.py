@@ -1,9 +1,11 @@
 """The settings of torch backends: what is refused in one line, what they change, and that it is said."""
 
+import copy
 import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from backends.base import Batch
-from backends.device import Device
+from backends.device import Device, Packed
 from backends.sr3.backend import SR3
 from harness.contract import check
 from harness.plan import parse_backend
@@ -129,6 +131,25 @@ def test_nothing_stays_behind_on_the_cpu(monkeypatch: pytest.MonkeyPatch, sample
     with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
         model.upscale(request(sampler=sampler), lambda done, _total: steps.append(done))
     assert steps == [1, 2, 3, 4]
+
+
+def test_packed_convolutions_compute_the_same() -> None:
+    """Weights in oneDNN's order give what PyTorch's give, for all convolutions and batches; gradients pass."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.Sequential(nn.Conv2d(8, 8, 4, stride=2, groups=2, bias=False)),
+        nn.Conv2d(8, 3, 1),
+    )
+    packed = cast("nn.Module", Device().place(copy.deepcopy(plain)))
+    assert sum(isinstance(module, Packed) for module in packed.modules()) == 3
+    for shape in ((1, 3, 16, 16), (5, 3, 16, 16), (1, 3, 64, 24)):
+        x = torch.rand(shape)
+        with torch.inference_mode():
+            torch.testing.assert_close(packed(x), plain(x), atol=1e-5, rtol=1e-5)
+    x = torch.rand(1, 3, 16, 16, requires_grad=True)
+    (expected,), (found,) = (torch.autograd.grad(network(x).sum(), x) for network in (plain, packed))
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.skipif(not can_compile(), reason="needs a C++ compiler and Python's headers")

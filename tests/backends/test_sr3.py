@@ -20,7 +20,7 @@ from backends.interpolation import Bicubic
 from backends.pixels import enlarge
 from backends.sr3 import diffusion
 from backends.sr3.backend import SAMPLERS, SR3
-from backends.sr3.unet import NoiseLevel, UNet
+from backends.sr3.unet import NoiseLevel, UNet, at_level
 from harness.datasets import limit, open_dataset
 from harness.degrade import make_input, make_target
 from harness.metrics import score
@@ -223,6 +223,18 @@ def test_the_embedding_tells_noise_levels_apart() -> None:
     assert embedded.isfinite().all()
     distances = torch.cdist(embedded, embedded) + torch.eye(len(gamma))
     assert float(distances.min()) > 1e-3
+
+
+@torch.inference_mode()
+def test_a_network_for_one_noise_level_is_the_network_at_it() -> None:
+    """What `at_level` puts into the weights changes nothing at that level."""
+    torch.manual_seed(0)
+    network = UNet(channels=16, multipliers=(1, 2), blocks=1, patch=2)
+    for parameter in network.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    x, fixed = normal(0, 2, 6, 16, 16), at_level(network, 0.3)
+    torch.testing.assert_close(fixed(x, torch.zeros(1)), network(x, torch.tensor([0.3])), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(fixed(x, torch.zeros(1)), network(x, torch.tensor([0.6])), atol=1e-2)
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3])

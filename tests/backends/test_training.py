@@ -26,27 +26,29 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from backends.base import Batch, SampleBatch
 from backends.biggan.backend import BigGAN
 from backends.cdm.backend import CDMBase, CDMStage
-from backends.checkpoint import load_network
+from backends.checkpoint import build, load_network
 from backends.pixels import enlarge, to_images, to_model
 from backends.sr3 import backend
 from backends.sr3.unet import UNet
 from backends.training import __main__ as command
-from backends.training import card, cdm, student
+from backends.training import card, cdm, student, warm
 from backends.training.config import ConfigError, TrainingConfig, load_config
 from backends.training.data import batches, class_names, label_vectors, load_classes, load_images
 from backends.training.diffusion import SR3Task, blurred, noisy, stratified_t
 from backends.training.loop import Trainer, learning_rate
 from backends.training.portraits import nearest
+from backends.training.warm import start_from
 from harness.resize import resize, to_uint8
 from protos.values import Value
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+SRRESNET: dict[str, Any] = {"kind": "srresnet", "channels": 8, "blocks": 1}
 TINY: dict[str, Any] = {
     "name": "tiny",
     "task": "sr3",
@@ -435,6 +437,42 @@ def test_a_student_learns_its_teachers_answers() -> None:
     trainer = train(config(**changes, steps=60, checkpoint_every=60, learning_rate=3e-3, ema=0.9))
     with torch.no_grad():
         assert trainer.task.validate(trainer.average)["validation_loss"] < 0.9 * before
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_student_of_fewer_blocks_begins_with_its_teachers() -> None:
+    """It takes the first and the last blocks of each level, which are as wide as its own, and all else."""
+    torch.manual_seed(1)
+    teacher, student_ = (UNet(c_in=6, channels=8, multipliers=(1, 2), blocks=blocks, patch=2) for blocks in (2, 1))
+    assert start_from(student_, teacher) == set()
+    theirs, ours = teacher.state_dict(), student_.state_dict()
+    for name, source in {
+        "down.0": "down.0",
+        "down.1": "down.2",
+        "down.2": "down.3",
+        "up.1": "up.2",
+        "up.4": "up.6",
+    }.items():
+        torch.testing.assert_close(ours[f"{name}.conv1.weight"], theirs[f"{source}.conv1.weight"])
+    torch.testing.assert_close(ours["middle.1.qkv.weight"], theirs["middle.1.qkv.weight"])
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_training_starts_from_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GAN for a larger factor begins with the layers of one for a smaller; weights that are no help are named."""
+    small = config(name="small", task="gan", network=SRRESNET, steps=1, adversarial={"pretrain": 1})
+    trainer = train(small)
+    monkeypatch.setattr(warm, "FOLDER", card.export(small, *trainer.task.export()).parent)
+    larger = build(SRRESNET | {"scale": 8})
+    warm.start(larger, "small")
+    torch.testing.assert_close(
+        larger.state_dict()["trunk.0.conv1.weight"],
+        trainer.average.state_dict()["trunk.0.conv1.weight"].half().float(),
+    )
+    with pytest.raises(ConfigError, match="start: nothing of small fits"):
+        warm.start(nn.Linear(3, 3), "small")
+    with pytest.raises(ConfigError, match=r"start: nobody\.safetensors"):
+        warm.start(larger, "nobody")
 
 
 @pytest.mark.usefixtures("folder")
