@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from backends.training.config import ConfigError, load_config
-from harness.errors import one_line
+from harness.errors import HarnessError, one_line
 
 
 def main() -> int:
@@ -28,7 +28,7 @@ def main() -> int:
         trainer = Trainer(config, folder)
         trainer.train()
         print(f"weights: {export(config, *trainer.task.export())}")
-    except (ConfigError, FileNotFoundError) as error:
+    except (ConfigError, HarnessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (OSError, SafetensorError, ArrowException) as error:

@@ -1,21 +1,19 @@
 """Training images: decoded once, resized by the product's one resize, kept as uint8 arrays on disk."""
 
 import hashlib
-import io
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from harness.resize import resize, to_uint8
+from backends.training.config import ConfigError
+from harness.datasets import UNKNOWN, dataset_hash, open_dataset
+from harness.degrade import make_target
+from harness.errors import one_line
 
 RACES = ("white", "black", "asian", "indian", "other")
 GENDERS = ("male", "female")
@@ -23,19 +21,20 @@ CLASSES = {"race": RACES, "gender": GENDERS}
 """Labels that classes of a model can be made of."""
 
 
-def data_root() -> Path:
-    """The folder that holds the data sets: $HARNESS_DATA, else ../shared/data."""
-    return Path(os.environ.get("HARNESS_DATA", "../shared/data"))
-
-
 def load_images(spec: str, size: int) -> NDArray[np.uint8]:
-    """All images of `FOLDER#SPLIT` as (N, size, size, 3) uint8, centre-cropped and resized; cached under .cache/."""
-    files = _files(spec)
-    key = hashlib.sha256("".join(f"{f}{f.stat().st_size}{size}" for f in files).encode()).hexdigest()[:16]
+    """All photos of a dataset of the harness, `KIND:PATH#SPLIT`, as (N, size, size, 3) uint8; cached under .cache/.
+
+    They are cropped to their centre square and resized as the harness does it.
+
+    Raises:
+        DatasetError, ImageError: one line; there is no such dataset, or a photo cannot be read.
+    """
+    dataset = open_dataset(spec)
+    key = hashlib.sha256(f"{dataset_hash(dataset)}{size}".encode()).hexdigest()[:16]
     cache = Path(".cache/training") / f"{key}.npy"
     if not cache.exists():
         cache.parent.mkdir(parents=True, exist_ok=True)
-        images = np.stack([_decode(b, size) for f in files for b in _bytes(f)])
+        images = np.stack([make_target(dataset.image(record), size) for record in dataset.records])
         partial = cache.with_name(cache.name + ".part.npy")
         np.save(partial, images)
         partial.rename(cache)
@@ -44,16 +43,16 @@ def load_images(spec: str, size: int) -> NDArray[np.uint8]:
 
 
 def choose_races(spec: str, counts: dict[str, int], seed: int) -> NDArray[np.intp]:
-    """Indices of `counts[race]` photos of each race, drawn without replacement by `seed`, in the order of the split.
+    """Indices of `counts[race]` photos of each race, drawn without replacement by `seed`, in the order of the dataset.
 
     Raises:
         ValueError: the split has no such race, or fewer of its photos than asked for; names it.
     """
-    frame = pd.concat([pq.read_table(f, columns=["race"]).to_pandas() for f in _files(spec)], ignore_index=True)
+    races = np.array(_labels(spec, "race"))
     rng = np.random.default_rng(seed)
     chosen = []
     for race, count in sorted(counts.items()):
-        there = np.flatnonzero(frame["race"] == race)
+        there = np.flatnonzero(races == race)
         if len(there) < count:
             raise ValueError(f"races: {count} of {race!r} are asked for, {spec} has {len(there)}")
         chosen.append(rng.permutation(there)[:count])
@@ -61,9 +60,18 @@ def choose_races(spec: str, counts: dict[str, int], seed: int) -> NDArray[np.int
 
 
 def load_labels(spec: str) -> Tensor:
-    """Labels of `FOLDER#SPLIT` as (N, 9) float: one-hot race (5) and gender (2), age / 100, and a constant 1."""
-    frame = pd.concat([pq.read_table(f, columns=["age", "gender", "race"]).to_pandas() for f in _files(spec)])
-    return label_vectors(list(frame["race"]), list(frame["gender"]), list(frame["age"]))
+    """Labels of a dataset's photos as (N, 9) float: one-hot race (5) and gender (2), age / 100, and a constant 1.
+
+    Raises:
+        ConfigError: a photo has no age, or another race or gender than those of `CLASSES`.
+    """
+    ages = [record.age_years for record in open_dataset(spec).records]
+    if any(age is None for age in ages):
+        raise ConfigError(f"{spec}: a photo has no age in years")
+    try:
+        return label_vectors(_labels(spec, "race"), _labels(spec, "gender"), [float(age or 0) for age in ages])
+    except ValueError as error:
+        raise ConfigError(f"{spec}: a label is none of {', '.join((*RACES, *GENDERS))}") from error
 
 
 def class_names(labels: Sequence[str]) -> tuple[str, ...]:
@@ -72,10 +80,20 @@ def class_names(labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def load_classes(spec: str, labels: Sequence[str]) -> Tensor:
-    """The place in `class_names(labels)` of each image of `FOLDER#SPLIT`, (N,) int64."""
-    frame = pd.concat([pq.read_table(f, columns=list(labels)).to_pandas() for f in _files(spec)])
-    names = frame[list(labels)].agg(" ".join, axis=1)
-    return torch.from_numpy(pd.Index(class_names(labels)).get_indexer(names).astype(np.int64))
+    """The place in `class_names(labels)` of each photo of a dataset, (N,) int64.
+
+    Raises:
+        ConfigError: a photo's labels are none of them.
+    """
+    places = {name: i for i, name in enumerate(class_names(labels))}
+    names = [" ".join(values) for values in zip(*(_labels(spec, label) for label in labels), strict=True)]
+    if unknown := set(names) - places.keys():
+        raise ConfigError(f"{spec}: {one_line(min(unknown), 60)!r} is no class; there are {', '.join(places)}")
+    return torch.tensor([places[name] for name in names])
+
+
+def _labels(spec: str, name: str) -> list[str]:
+    return [record.labels.get(name, UNKNOWN) for record in open_dataset(spec).records]
 
 
 def label_vectors(races: list[str], genders: list[str], ages: list[float]) -> Tensor:
@@ -99,24 +117,3 @@ def batches(count: int, batch: int, seed: int, first: int) -> Iterator[tuple[int
         for i in range(place, per_epoch):
             yield step, order[i * batch : (i + 1) * batch]
             step += 1
-
-
-def _files(spec: str) -> list[Path]:
-    folder, _, split = spec.partition("#")
-    files = sorted((data_root() / folder).glob(f"{split}-*.parquet"))
-    if not files:
-        raise FileNotFoundError(f"{data_root() / folder}: no {split}-*.parquet; set HARNESS_DATA to the data folder")
-    return files
-
-
-def _bytes(file: Path) -> Iterator[bytes]:
-    for chunk in pq.ParquetFile(file).iter_batches(batch_size=256, columns=["image"]):
-        for row in chunk.to_pylist():
-            yield row["image"]["bytes"]
-
-
-def _decode(data: bytes, size: int) -> NDArray[np.uint8]:
-    image = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.float64)
-    side = min(image.shape[:2])
-    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    return to_uint8(resize(image[top : top + side, left : left + side], size, size))

@@ -36,7 +36,7 @@ class Trainer:
     Raises:
         ConfigError: the images are fewer than a batch, the weights to start from do not fit, or the folder's checkpoint
             is damaged or of another network.
-        FileNotFoundError: the data set is not there.
+        DatasetError: the data set is not there.
     """
 
     def __init__(self, config: TrainingConfig, folder: Path) -> None:

@@ -22,6 +22,7 @@ from backends.checkpoint import load_network
 from backends.sr3.diffusion import Denoiser, ancestral, cosine_gamma, from_v, gammas
 from backends.sr3.unet import UNet
 from backends.training.data import GENDERS, RACES, label_vectors, load_images
+from harness.errors import HarnessError
 from harness.resize import to_uint8
 
 EACH = 32
@@ -119,7 +120,7 @@ def main() -> int:
     """Run the command line; returns the exit status (1 if a portrait copies a training photo, 2 on an error)."""
     try:
         return make()
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ValueError, HarnessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -128,7 +129,8 @@ def make() -> int:
     """Make the portraits and, if none copies a training photo, write them with their card; returns 1 if one does.
 
     Raises:
-        FileNotFoundError: the generator's weights or the photos are not there.
+        FileNotFoundError: the generator's weights are not there.
+        DatasetError: the photos are not there.
         ValueError: the weights are not those of a generator.
     """
     weights = Path("backends/weights/portraits.safetensors")
@@ -140,7 +142,7 @@ def make() -> int:
     labels = [(race, gender, int(rng.integers(*ADULT))) for race, gender in cells]
     races, genders, ages = ([label[k] for label in labels] for k in range(3))
     images = sample(label_vectors(races, genders, ages), 64, network)  # type: ignore[arg-type]
-    train, held = load_images("utkface#train", 64), load_images("utkface#validation", 64)
+    train, held = (load_images(f"utkface:data/utkface#{split}", 64) for split in ("train", "validation"))
     ours, real = nearest(images, train), nearest(held, train)
     copies = int((ours < np.quantile(real, 0.01)).sum())
     figures = {"count": len(images), "size": 64, "each": EACH, "guidance": GUIDANCE, "steps": STEPS, "rest": REST}

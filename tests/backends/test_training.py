@@ -52,8 +52,8 @@ SRRESNET: dict[str, Any] = {"kind": "srresnet", "channels": 8, "blocks": 1}
 TINY: dict[str, Any] = {
     "name": "tiny",
     "task": "sr3",
-    "train": "faces#train",
-    "validation": "faces#validation",
+    "train": "parquet:faces#train",
+    "validation": "parquet:faces#validation",
     "low": 4,
     "high": 16,
     "network": {"kind": "unet", "channels": 8, "multipliers": [1, 2], "blocks": 1, "patch": 2},
@@ -81,7 +81,7 @@ def write_faces(folder: Path, split: str, count: int) -> None:
     rng = np.random.default_rng(count)
     rows = []
     for i in range(count):
-        picture = to_uint8(resize(rng.uniform(0, 255, (4, 4, 3)), 20, 20 + i % 3))
+        picture = to_uint8(resize(rng.uniform(0, 255, (4, 4, 3)), 36, 36 + i % 3))
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, "PNG")
         image = {"bytes": buffer.getvalue(), "path": None}
@@ -92,14 +92,12 @@ def write_faces(folder: Path, split: str, count: int) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, and ten pictures to train on beside it."""
-    write_faces(tmp_path / "data" / "faces", "train", 10)
-    write_faces(tmp_path / "data" / "faces", "validation", 3)
-    write_teacher(tmp_path / "weights")
-    monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(student, "FOLDER", tmp_path / "weights")
+    """The working directory, with ten pictures to train on."""
     work = tmp_path / "work"
-    work.mkdir()
+    write_faces(work / "faces", "train", 10)
+    write_faces(work / "faces", "validation", 3)
+    write_teacher(tmp_path / "weights")
+    monkeypatch.setattr(student, "FOLDER", tmp_path / "weights")
     monkeypatch.chdir(work)
     return work
 
@@ -307,11 +305,11 @@ def test_the_backend_serves_what_was_trained(monkeypatch: pytest.MonkeyPatch, ta
 
 def test_images_are_decoded_once(folder: Path) -> None:
     """The second time they come from the cache, of the same bytes."""
-    first = load_images("faces#train", 16)
+    first = load_images("parquet:faces#train", 16)
     (cache,) = (folder / ".cache/training").iterdir()
     assert first.shape == (10, 16, 16, 3)
     written = cache.stat().st_mtime_ns
-    np.testing.assert_array_equal(load_images("faces#train", 16), first)
+    np.testing.assert_array_equal(load_images("parquet:faces#train", 16), first)
     assert cache.stat().st_mtime_ns == written
 
 
@@ -377,6 +375,7 @@ def test_an_interrupted_training_ends_like_a_straight_one(
     straight = checkpoint()
     other = folder / "other"
     other.mkdir()
+    (other / "faces").symlink_to(folder / "faces")
     monkeypatch.chdir(other)
     trainer = Trainer(config(**task), Path("runs/training/tiny"))
     with failing(monkeypatch, trainer, at_step=4):
@@ -509,8 +508,11 @@ def test_classes_are_the_labels_that_the_config_names() -> None:
     """An image's class is the place of its labels among all that there may be, seen in a split or not."""
     assert class_names(["gender", "race"])[5:7] == ("female white", "female black")
     names = class_names(["race", "gender"])
-    assert [names[i] for i in load_classes("faces#train", ["race", "gender"])[:2]] == ["asian male", "asian female"]
-    assert load_classes("faces#validation", ["gender"]).tolist() == [0, 1, 0]
+    assert [names[i] for i in load_classes("parquet:faces#train", ["race", "gender"])[:2]] == [
+        "asian male",
+        "asian female",
+    ]
+    assert load_classes("parquet:faces#validation", ["gender"]).tolist() == [0, 1, 0]
 
 
 @pytest.mark.usefixtures("folder")
@@ -632,7 +634,7 @@ def test_a_full_disk_gets_one_line(
 ) -> None:
     """The command says what happened and how to go on."""
     path = write_config(folder)
-    load_images("faces#train", 16)
+    load_images("parquet:faces#train", 16)
     with full_disk():
         assert run_main(monkeypatch, command.main, path) == 1
     error = capsys.readouterr().err
@@ -666,8 +668,8 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"train": "faces#nothing"}, "no nothing-*.parquet"),
-        ({"validation": "absent#train"}, "absent"),
+        ({"train": "parquet:faces#nothing"}, "nothing"),
+        ({"validation": "parquet:absent#train"}, "absent"),
         ({"batch": 11}, "batch: 11 is more than the 10 training images"),
     ],
 )
