@@ -1,7 +1,7 @@
 """The page of all models: `python -m backends.training.zoo` writes docs/models.md from the model cards."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 FOLDERS = (Path("backends/weights"), Path("harness/data"))
@@ -10,6 +10,8 @@ COLUMNS = ("parameters", "operations", "data", "licence", "images seen", "time",
 """Rows of a card's table "Training" that the page shows."""
 FIGURES = ("lpips alex", "kid alexnet")
 """Columns of a card's learning curve whose last values the page shows."""
+HOURS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""Core-hours at which the page compares the learning curves."""
 HEAD = """\
 # Models
 
@@ -17,26 +19,62 @@ What this project trained itself, from the model cards: `python -m backends.trai
 quality are those of the training's own validation, at its end; the cards have the test figures with intervals.
 """
 
+CURVES = """\
+
+## The same with less computation?
+
+LPIPS (AlexNet) and KID (AlexNet, × 10⁻³) of the training's validation faces, enlarged to {high} pixels, after so many
+core-hours: the last figures that the training had written by then. A training that begins with another model's weights
+counts its own hours only.
+
+"""
+
 
 def page(root: Path) -> str:
     """The page's text for the cards under a checkout's root."""
     cards = sorted((card for folder in FOLDERS for card in (root / folder).glob("*.md")), key=lambda card: card.name)
-    heading = ("model", *COLUMNS, *FIGURES)
-    rows = [_row(card, card.relative_to(root)) for card in cards if card.with_suffix(".safetensors").exists()]
-    lines = [f"| {' | '.join(cells)} |" for cells in (heading, ["---"] * len(heading), *rows)]
-    return HEAD + "\n" + "\n".join(lines) + "\n"
+    cards = [card for card in cards if card.with_suffix(".safetensors").exists()]
+    parts = [HEAD + "\n" + _table([("model", *COLUMNS, *FIGURES), *(_row(card, root) for card in cards)])]
+    for high in ("64", "128"):
+        curves = {card.stem: curve for card in cards if card.stem.endswith(f"-{high}") and (curve := _curve(card))}
+        if curves:
+            parts += [CURVES.format(high=high), _table([("core-hours", *curves), *_by_hours(curves)])]
+    return "".join(parts)
 
 
-def _row(card: Path, path: Path) -> list[str]:
-    tables = list(_tables(card.read_text(encoding="utf-8").partition("## Training\n")[2]))
-    facts = {row[0]: row[1] for row in tables[0]}
-    curve = tables[1]
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(row)} |\n" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:]))
+
+
+def _row(card: Path, root: Path) -> list[str]:
+    facts, curve = _training(card)
     last = dict(zip(curve[0], curve[-1], strict=True))
     return [
-        f"[{card.stem}](../{path.as_posix()})",
-        *(facts.get(name, "–") for name in COLUMNS),
+        f"[{card.stem}](../{card.relative_to(root).as_posix()})",
+        *(dict(facts).get(name, "–") for name in COLUMNS),
         *(last.get(name, "–") for name in FIGURES),
     ]
+
+
+def _training(card: Path) -> tuple[list[list[str]], list[list[str]]]:
+    """The tables of a card's section "Training": facts, and the learning curve."""
+    facts, curve, *_ = _tables(card.read_text(encoding="utf-8").partition("## Training\n")[2])
+    return facts, curve
+
+
+def _curve(card: Path) -> dict[float, str]:
+    """Core-hours -> LPIPS and KID, if the card has both."""
+    heading, *rows = _training(card)[1]
+    if not {"core hours", *FIGURES} <= set(heading):
+        return {}
+    points = [dict(zip(heading, row, strict=True)) for row in rows]
+    return {float(point["core hours"]): " / ".join(point[name] for name in FIGURES) for point in points}
+
+
+def _by_hours(curves: dict[str, dict[float, str]]) -> Iterator[list[str]]:
+    for hours in HOURS:
+        before = [[text for at, text in curve.items() if at <= hours] for curve in curves.values()]
+        yield [f"{hours:g}", *(texts[-1] if texts else "–" for texts in before)]
 
 
 def _tables(text: str) -> Iterator[list[list[str]]]:
