@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 METRICS = {
@@ -16,6 +17,11 @@ METRICS = {
     "ssim": ("SSIM", 1.0),
     "lpips_alex": ("LPIPS", 1.0),
     "lr_mse": ("consistency × 10⁻⁵", 1e5),
+    "kid_attributes": ("KID (attributes) × 10⁻³", 1e3),
+    "kid_alexnet": ("KID (AlexNet) × 10⁻³", 1e3),
+    "diversity": ("diversity", 1.0),
+    "alone": ("compute, alone", 1.0),
+    "batch": ("compute, batch", 1.0),
 }
 
 
@@ -34,18 +40,34 @@ def table(frame: pd.DataFrame, first: list[str]) -> str:
     lines.append("| " + " | ".join("---" for _ in range(len(first) + 1 + len(shown))) + " |")
     for key, rows in frame.groupby(first, sort=False):
         by_metric = {row["metric"]: row for row in rows.to_dict("records")}
-        cells = [cell(by_metric[m], factor) for m, (_, factor) in shown.items()]
+        cells = [cell(by_metric[m], factor) if m in by_metric else "–" for m, (_, factor) in shown.items()]
         names = key if isinstance(key, tuple) else (key,)
         lines.append(f"| {' | '.join([*map(str, names), str(rows['n'].max()), *cells])} |")
     return "\n".join(lines)
 
 
 def comparison(tables: dict[str, pd.DataFrame]) -> str:
-    """The means of each backend, and the paired differences."""
+    """The means of each backend, set measures, diversity and compute ratios among them, and the paired differences."""
+    means = pd.concat([tables["summary"], *further(tables)])
     differences = tables["differences"].rename(columns={"backend": "first", "baseline": "second"})
     both = pd.concat([differences[differences["first"] != "passthrough"], tables["pairs"]])
     heading = "Paired differences on the same images, first minus second:"
-    return "\n\n".join([table(tables["summary"], ["backend"]), heading, table(both, ["first", "second"])])
+    return "\n\n".join([table(means, ["backend"]), heading, table(both, ["first", "second"])])
+
+
+def further(tables: dict[str, pd.DataFrame]) -> list[pd.DataFrame]:
+    """What is known of a backend beside the scores of its images, as rows of the summary; disturbed times are left out.
+
+    Compute times are multiples of the reference's in requests of as many images.
+    """
+    sets = tables["sets"].rename(columns={"value": "mean"})
+    varied = tables["diversity"].query("backend != 'passthrough'").assign(metric="diversity")
+    names = {"ratio": "mean", "ratio_low": "low", "ratio_high": "high"}
+    times = tables["speed"].drop(columns=[*names.values()], errors="ignore").rename(columns=names)
+    times = times.query("valid and ratio_valid and (batch == 1 or best)") if len(times) else times
+    times = times.assign(metric=np.where(times["batch"] == 1, "alone", "batch"))
+    columns = ["backend", "metric", "mean", "low", "high"]
+    return [part[columns].assign(n=0) for part in (sets, varied, times) if len(part)]
 
 
 def overview(tables: dict[str, pd.DataFrame]) -> str:
