@@ -117,7 +117,7 @@ class Chain(Session):
         remote = ", ".join(stage.address for stage in self.spec.stages if stage.address)
         return super().record | {"address": remote or None, "stages": stages}
 
-    def _inputs(self, place: int, asked: Sequence[Item] | Sequence[Draw], replies: list[Reply]) -> list[Any]:
+    def _inputs(self, place: int, asked: Sequence[Item | Draw], replies: list[Reply]) -> list[Any]:
         """What a stage is asked for: at first what the chain was, then to enlarge what the stage before it made."""
         classes = self.stages[place].description.classes
         if place == 0:
@@ -190,7 +190,9 @@ def _joined(label: str, stages: Sequence[Session]) -> pb.DescribeResponse:
         max_batch=min(d.max_batch for d in ds),
         domain=ds[0].domain,
         generated_size=ds[0].generated_size * later if generates else 0,
-        **{name: _several(getattr(d, name) for d in ds) for name in ("device", "precision", "licence")},
+        device=_several(d.device for d in ds),
+        precision=_several(d.precision for d in ds),
+        licence=_several(d.licence for d in ds),
     )
     warm_ups = [stage.warm_up_s() for stage in stages]
     if not math.isnan(sum(warm_ups)):

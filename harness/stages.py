@@ -126,7 +126,7 @@ def _first_side(scores: Scores, stages: Sequence[dict[str, Any]]) -> float:
 
 def _quality(scores: Scores, label: str, mine: pd.DataFrame, *, last: bool) -> dict[str, float]:
     """Mean scores with intervals; those of the last stage are the chain's own."""
-    found = {}
+    found: dict[str, float] = {}
     for metric, stored in QUALITY.items():
         table = scores.values(metric) if last else mine[mine["metric"] == stored].rename(columns={"value": label})
         values = table[label].dropna().to_numpy(float) if label in table else np.empty(0)

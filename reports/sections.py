@@ -38,7 +38,7 @@ MINIMUM = {"end_to_end_p50": 11, "end_to_end_p90": 64, "end_to_end_p95": 130, "e
 @lru_cache(maxsize=1)
 def sections(run: Run) -> tuple[Section, ...]:
     """All numbered sections, in the order of the report: made once for the page and for the Markdown text."""
-    parts: list[Callable[[Run], Section | None]] = [
+    parts: list[Callable[[Run], Section]] = [
         _comparison,
         _speed,
         stages.section,
@@ -53,7 +53,7 @@ def sections(run: Run) -> tuple[Section, ...]:
         _tested,
         _reproduce,
     ]
-    return tuple(made for part in parts if (made := part(run)))
+    return tuple(part(run) for part in parts)
 
 
 # ---------------------------------------------------------------- 1 Comparison

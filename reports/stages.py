@@ -7,26 +7,26 @@ from typing import Any
 import pandas as pd
 
 from reports.load import Run
-from reports.numbers import NOTHING, Format, count, duration, fit, names
-from reports.parts import Cell, Column, Section, Table, by_backend, number_cell, short_label
+from reports.numbers import NOTHING, Format, count, duration, fit
+from reports.parts import Cell, Column, Section, Table, by_backend, not_measured, number_cell, short_label
 
 SHARE = Format(0)
 
 
-def section(run: Run) -> Section | None:
-    """The whole section; none where no backend is a chain."""
+def section(run: Run) -> Section:
+    """The whole section."""
     frame = by_backend(run, run.table("stages"))
     if frame.empty:
-        return None
-    return Section("stages", "Stages", [*_lead(frame)], [_costs(run, frame)])
+        return Section("stages", "Chains", gaps=not_measured(run, "stages"))
+    return Section("stages", "Chains", [*_lead(frame)], [_costs(run, frame)])
 
 
 def _lead(frame: pd.DataFrame) -> Iterator[str]:
     for label, mine in frame.groupby("backend", sort=False):
-        slowest = mine.loc[mine["share"].idxmax()] if mine["share"].notna().any() else None
-        sizes = " × ".join(count(scale) for scale in mine["scale"])
-        most = "" if slowest is None else f"; {slowest['name']} takes {_share(slowest['share'])} of the time"
-        yield f"{label} is a chain of {count(len(mine))} stages, {names(mine['name'])}, of the scales {sizes}{most}."
+        stages = "; ".join(f"{row['name']} (× {count(row['scale'])})" for _, row in mine.iterrows())
+        slowest = mine.nlargest(1, "share")
+        most = [f" {n} takes {_share(s)} of the time." for n, s in zip(slowest["name"], slowest["share"], strict=True)]
+        yield f"{label} is a chain: {stages}.{''.join(most)}"
     yield (
         "Each stage enlarges the 8-bit output of the one before it, with a seed of its own that follows from the "
         "image's. Times are compute times an image in the requests of the run itself, as the backends report them; the "
