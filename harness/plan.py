@@ -214,20 +214,25 @@ def parse_backend(text: str) -> BackendSpec:
     name, at, address = head.strip().partition("@")
     if at:
         _check_addresses(address.split("+"))
-    options = {}
-    for part in rest:
-        key, equals, value = part.partition("=")
-        if not equals or not key.strip() or key.strip() in options:
-            raise ConfigError(
-                f"backend {one_line(text, 80)!r}: {one_line(part, 40)!r} is not option=value, or is twice"
-            )
-        options[key.strip()] = value.strip()
+    options = _options(text, rest)
     label = options.pop("name", name)
     if not re.fullmatch(LABEL, label):
         raise ConfigError(f"backend {one_line(text, 80)!r}: a name is 1 to 40 letters, digits, dots, dashes or spaces")
     level = _level(options.pop("conditioning_level", None))
     settings = {} if address else _settings(name, options)
     return BackendSpec(name, address or None, label, options, settings, level)
+
+
+def _options(text: str, parts: list[str]) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip() or key.strip() in options:
+            raise ConfigError(
+                f"backend {one_line(text, 80)!r}: {one_line(part, 40)!r} is not option=value, or is twice"
+            )
+        options[key.strip()] = value.strip()
+    return options
 
 
 def _level(text: str | None) -> float | None:

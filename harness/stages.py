@@ -105,9 +105,9 @@ def stage_table(scores: Scores) -> Iterator[dict[str, Any]]:
 
 
 def _times(mine: pd.DataFrame) -> pd.DataFrame:
-    """Output x stage table of compute seconds, of clean inputs."""
-    rows = mine[(mine["metric"] == COMPUTE) & (mine["condition"] == CLEAN.name)]
-    return rows.pivot_table(index=["image", "sample"], columns="stage", values="value", aggfunc="last")
+    """Output x stage table of compute seconds, whatever the outputs were made of."""
+    output = ["condition", "severity", "image", "sample"]
+    return mine[mine["metric"] == COMPUTE].pivot_table(index=output, columns="stage", values="value", aggfunc="last")
 
 
 def _time(times: pd.DataFrame, stage: str) -> dict[str, float]:
