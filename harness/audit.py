@@ -24,6 +24,7 @@ from harness.score import BASELINE, CONTROL, group_attributes, output_path, scal
 from harness.scores import Float, Scores, headline, mean_interval
 from harness.set_measures import set_estimates
 from harness.speed_tables import scenario_rows, speed_rows, untimed_rows
+from harness.stages import stage_table
 from harness.statistics import bootstrap_interval, verdict
 from harness.store import RunFolder
 from harness.uncertainty import uncertainty_rows
@@ -88,6 +89,8 @@ COLUMNS = {
     "attacks": "backend attack epsilon n change change_low change_high amplification amplification_low "
     "amplification_high versus_bicubic versus_bicubic_low versus_bicubic_high versus_signs versus_signs_low "
     "versus_signs_high psnr psnr_low psnr_high lpips lpips_low lpips_high seeds verdict",
+    "stages": "backend stage name model scale output_px steps n compute_p50 compute_mean share "
+    "psnr psnr_low psnr_high lpips lpips_low lpips_high",
     "failures": "backend condition kind message n",
     "diversity": "backend samples n mean low high note",
     "sets": "backend metric n value low high note",
@@ -135,6 +138,7 @@ def tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
         "hallucinated": list(example_rows(scores)),
         "preservation": list(preservation_rows(scores)),
         "uncertainty": list(uncertainty_rows(scores)),
+        "stages": list(stage_table(scores)),
     }
     made = {name: make(scores) for name, make in makers.items()}
     return made | {name: _frame(name, found) for name, found in rows.items()}

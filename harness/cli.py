@@ -89,7 +89,7 @@ def run(  # noqa: PLR0913, PLR0917 - the options of the command
         list[str] | None,
         typer.Option(
             help="NAME[@HOST:PORT[+HOST:PORT]...][,option=value]...; several addresses are replicas that share the "
-            "work. Repeatable. Default: the suite's."
+            "work. 'A -> B' is a chain, 'NAME = A -> B' one with a name. Repeatable. Default: the suite's."
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many images, stratified by group.")] = None,

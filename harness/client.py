@@ -105,13 +105,17 @@ class Differential:
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer to one request: (N, H, W, 3) uint8, its times in seconds and the device memory in MiB."""
+    """The answer to one request: (N, H, W, 3) uint8, its times in seconds and the device memory in MiB.
+
+    `stages` are the answers of a chain's stages, in order; the times are then sums.
+    """
 
     images: Pixels
     end_to_end_s: float
     queue_s: float
     compute_s: float
     peak_device_memory_mb: float = 0.0
+    stages: tuple["Reply", ...] = ()
 
     @property
     def transport_s(self) -> float:

@@ -10,11 +10,13 @@ from harness.hallucination import measure_hallucination
 from harness.hallucination_maps import draw_maps
 from harness.score import score_run
 from harness.set_measures import measure_sets
+from harness.stages import measure_stages
 from harness.store import RunFolder
 from harness.uncertainty import measure_uncertainty
 
 STAGES = (
     score_run,
+    measure_stages,
     measure_diversity,
     measure_changes,
     measure_attacks,

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,11 +35,14 @@ class Usage:
 
 
 class Meter:
-    """Starts when it is made; `read` says what was used since. `server` is the backend's process, if it is ours."""
+    """Starts when it is made; `read` says what was used since. `servers` are the backend's processes, if all are ours.
 
-    def __init__(self, server: LocalServer | None) -> None:
-        self.server = server
-        self.fresh = server is not None and server.forget_peak_memory()
+    The peak memory of several is the sum of theirs, which they need not reach at one moment.
+    """
+
+    def __init__(self, servers: Sequence[LocalServer]) -> None:
+        self.servers = servers
+        self.fresh = bool(servers) and all(server.forget_peak_memory() for server in servers)
         self.started, self.busy, self.joules = time.perf_counter(), _busy_seconds(), package_joules()
         self.backend, self.harness = self._backend_seconds(), _seconds_of(psutil.Process())
 
@@ -53,15 +57,16 @@ class Meter:
             wall_s=wall,
             cpu_s=backend,
             package_j=joules if joules >= 0 else math.nan,  # the counters start again from 0 now and then
-            peak_memory_mb=self.server.peak_memory_mb() if self.server else math.nan,
+            peak_memory_mb=sum(s.peak_memory_mb() for s in self.servers) if self.servers else math.nan,
             since_start=not self.fresh,
             other_load=math.nan if math.isnan(others) else max(0.0, others - CLOCK_ERROR) / wall,
         )
 
     def _backend_seconds(self) -> float:
-        if self.server is None or self.server.process is None:
+        processes = [server.process for server in self.servers if server.process is not None]
+        if not processes or len(processes) < len(self.servers):
             return math.nan
-        return _seconds_of(psutil.Process(self.server.process.pid))
+        return sum(_seconds_of(psutil.Process(process.pid)) for process in processes)
 
 
 def package_joules() -> float:

@@ -1,15 +1,21 @@
 """What will be run: the conditions of a suite, and which images each of them uses."""
 
 import itertools
+import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from backends.registry import ENTRIES
 from harness.datasets import Dataset, limit
 from harness.errors import ConfigError, one_line
 from harness.suite import Corruptions, Noise, Seeds, Suite
+
+ARROW = "->"
+"""What stands between the stages of a chain."""
+LABEL = r"[A-Za-z0-9][A-Za-z0-9._ -]{0,39}"
+"""What a backend may be called."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,8 @@ class BackendSpec:
     """A backend as the command line or a suite names it: `NAME[@ADDRESS[+ADDRESS]...][,option=value]...`.
 
     Several addresses are those of replicas. `options` go with every request; `settings` are what a local backend is
-    started with.
+    started with. `level` is the conditioning level of every image; None leaves it to the backend. A chain has `stages`
+    instead of all that, and a stage may choose its `scale` (0: the only one that it has).
     """
 
     name: str
@@ -134,6 +141,9 @@ class BackendSpec:
     label: str
     options: dict[str, str]
     settings: dict[str, str] = field(default_factory=dict)
+    level: float | None = None
+    scale: int = 0
+    stages: tuple["BackendSpec", ...] = ()
 
     @property
     def addresses(self) -> list[str]:
@@ -159,10 +169,40 @@ def _check_addresses(addresses: list[str]) -> None:
             raise ConfigError(f"{address} is there twice; replicas have an address each")
 
 
-def parse_backend(text: str) -> BackendSpec:
-    """Read `NAME[@ADDRESS[+ADDRESS]...][,option=value]...`; the option `name` sets the label.
+def parse_entry(text: str) -> BackendSpec:
+    """Read a backend, or a chain of backends: `[NAME =] BACKEND -> BACKEND [-> BACKEND]...`.
 
-    `NAME:PATH` is short for `NAME,path=PATH` where the backend needs a path.
+    A stage is a backend as of `parse_backend`, at one address at most; its option `scale` chooses one of its scales.
+
+    Raises:
+        ConfigError: the text is not of that form.
+    """
+    if ARROW not in text:
+        return parse_backend(text)
+    named = re.fullmatch(rf"\s*({LABEL})=(.*)", text, re.DOTALL)
+    stages = tuple(_stage(part) for part in (named[2] if named else text).split(ARROW))
+    label = named[1].strip() if named else " to ".join(stage.label for stage in stages)
+    if not re.fullmatch(LABEL, label):
+        raise ConfigError(f"backend {one_line(text, 80)!r}: its name would be too long; put NAME = in front")
+    return BackendSpec("chain", None, label, {}, stages=stages)
+
+
+def _stage(text: str) -> BackendSpec:
+    spec = parse_backend(text)
+    if len(spec.addresses) > 1:
+        raise ConfigError(f"backend {one_line(text, 80)!r}: a stage of a chain has no replicas; give one address")
+    options = dict(spec.options)
+    scale = options.pop("scale", "0")
+    if not re.fullmatch("[0-9]{1,2}", scale):
+        raise ConfigError(f"backend {one_line(text, 80)!r}: scale={one_line(scale, 20)}: a whole number is needed")
+    return replace(spec, options=options, scale=int(scale))
+
+
+def parse_backend(text: str) -> BackendSpec:
+    """Read `NAME[@ADDRESS[+ADDRESS]...][,option=value]...`.
+
+    The option `name` sets the label, `conditioning_level` that of every image. `NAME:PATH` is short for
+    `NAME,path=PATH` where the backend needs a path.
 
     Raises:
         ConfigError: the text is not of that form.
@@ -174,19 +214,35 @@ def parse_backend(text: str) -> BackendSpec:
     name, at, address = head.strip().partition("@")
     if at:
         _check_addresses(address.split("+"))
-    options = {}
-    for part in rest:
+    options = _options(text, rest)
+    label = options.pop("name", name)
+    if not re.fullmatch(LABEL, label):
+        raise ConfigError(f"backend {one_line(text, 80)!r}: a name is 1 to 40 letters, digits, dots, dashes or spaces")
+    level = _level(options.pop("conditioning_level", None))
+    settings = {} if address else _settings(name, options)
+    return BackendSpec(name, address or None, label, options, settings, level)
+
+
+def _options(text: str, parts: list[str]) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for part in parts:
         key, equals, value = part.partition("=")
         if not equals or not key.strip() or key.strip() in options:
             raise ConfigError(
                 f"backend {one_line(text, 80)!r}: {one_line(part, 40)!r} is not option=value, or is twice"
             )
         options[key.strip()] = value.strip()
-    label = options.pop("name", name)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,39}", label):
-        raise ConfigError(f"backend {one_line(text, 80)!r}: a name is 1 to 40 letters, digits, dots, dashes or spaces")
-    settings = {} if address else _settings(name, options)
-    return BackendSpec(name, address or None, label, options, settings)
+    return options
+
+
+def _level(text: str | None) -> float | None:
+    try:
+        level = None if text is None else float(text)
+    except ValueError:
+        level = math.nan
+    if level is not None and not 0 <= level <= 1:
+        raise ConfigError(f"conditioning_level={one_line(str(text), 20)}: a number from 0 to 1 is needed")
+    return level
 
 
 def takes_path(head: str) -> bool:

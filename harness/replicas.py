@@ -14,15 +14,17 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from harness.chain import Chain
 from harness.client import Differential, Draw, FloatItem, Item, Pixels
 from harness.credentials import OPEN, Credentials
 from harness.errors import BackendError, Incompatible, Unavailable, one_line
 from harness.plan import BackendSpec
-from harness.session import Session
+from harness.session import Passage, Session
 from harness.suite import Suite
 from protos.upscaler.v1 import upscaler_pb2 as pb
 
 Asked = TypeVar("Asked", Item, FloatItem, Draw)
+Made = TypeVar("Made", Item, Draw)
 Got = TypeVar("Got")
 
 
@@ -35,7 +37,12 @@ class Replicas:
     def __init__(self, spec: BackendSpec, suite: Suite, log: Path, credentials: Mapping[str, Credentials]) -> None:
         self.spec = spec
         specs = [replace(spec, address=address) for address in spec.addresses] or [spec]
-        self.sessions = [Session(one, suite, log, credentials.get(one.address or "", OPEN)) for one in specs]
+        self.sessions = [
+            Chain(one, suite, log, credentials)
+            if one.stages
+            else Session(one, suite, log, credentials.get(one.address or "", OPEN))
+            for one in specs
+        ]
         self.notes: list[str] = []
         self._free: SimpleQueue[Session] = SimpleQueue()
         self._lock = threading.Lock()
@@ -73,6 +80,10 @@ class Replicas:
         """An image or an error for each draw; else as `upscale`."""
         return self._answers(draws, Session.generate)
 
+    def staged(self, asked: Sequence[Made]) -> list[list[Passage] | BackendError]:
+        """What each stage made of each, or an error: see `Session.staged`; else as `upscale`."""
+        return self._answers(asked, Session.staged)
+
     def _answers(
         self, items: Sequence[Asked], ask: Callable[[Session, Sequence[Asked]], list[Got | BackendError]]
     ) -> list[Got | BackendError]:
@@ -108,7 +119,8 @@ class Replicas:
     @cached_property
     def record(self) -> dict[str, Any]:
         """What the run record says of a backend, once it is open."""
-        return self.sessions[0].record | {"address": self.spec.address}
+        record = self.sessions[0].record
+        return record | {"address": self.spec.address} if self.spec.address else record
 
     def close(self) -> None:
         """Disconnect, and end a local backend."""

@@ -26,14 +26,15 @@ from harness.fairness.readings import describe_instruments
 from harness.images import centre_square, load
 from harness.measure import measure
 from harness.metrics import preflight
-from harness.plan import CLEAN, BackendSpec, Job, Step, images_of, parse_backend, plan
+from harness.plan import CLEAN, BackendSpec, Job, Step, images_of, parse_entry, plan
 from harness.prepare import prepare
 from harness.record import continued, input_sizes, new_record, now, usual_size
 from harness.replicas import Replicas
 from harness.score import BASELINE, CONTROL, identity, image_labels, output_path
-from harness.session import refused
+from harness.session import Passage, refused
 from harness.set_measures import describe
 from harness.speed import Bench
+from harness.stages import handed_on, stage_rows
 from harness.store import Row, RunFolder, equal_sizes, png_size
 from harness.suite import Suite
 from harness.timing import drop_disturbed
@@ -73,7 +74,7 @@ def backend_specs(job: Job) -> list[BackendSpec]:
     """
     from backends.registry import ENTRIES
 
-    specs = [parse_backend(text) for text in job.backends or job.suite.backends]
+    specs = [parse_entry(text) for text in job.backends or job.suite.backends]
     if not any(spec.label == BASELINE for spec in specs):
         specs.insert(0, BackendSpec(BASELINE, None, BASELINE, {}))
     labels = [spec.label for spec in specs]
@@ -82,8 +83,10 @@ def backend_specs(job: Job) -> list[BackendSpec]:
             raise ConfigError(f"the name {spec.label!r} is taken; tell backends apart with name=, as in sr3,name=sr3-b")
         if spec.label == BASELINE and (spec.name != BASELINE or spec.address):
             raise ConfigError(f"the name {BASELINE!r} belongs to the control; choose another with name=")
-        if spec.address is None and spec.name not in ENTRIES:
-            raise ConfigError(f"no backend {spec.name!r}; known: {', '.join(ENTRIES)}, or attach one by NAME@HOST:PORT")
+        for one in spec.stages or (spec,):
+            if one.address is None and one.name not in ENTRIES:
+                known = ", ".join(ENTRIES)
+                raise ConfigError(f"no backend {one.name!r}; known: {known}, or attach one by NAME@HOST:PORT")
     return specs
 
 
@@ -200,8 +203,9 @@ class Run:
                 tried = [image for image in self._usable(step) if not (step.sample and image in failed)]
                 batches = [*self._batches(step, tried, backend.batch)]
                 results = pool.map(partial(self._outputs, backend, step), batches)
-                for images, failures in zip(batches, results, strict=True):
+                for images, (failures, stages) in zip(batches, results, strict=True):
                     self.folder.append(failures, "failed")
+                    self.folder.append(stages)
                     failed |= {str(row["image"]) for row in failures if step.condition == CLEAN}
                     self.progress.advance(task, len(images))
         finally:
@@ -232,22 +236,38 @@ class Run:
         for batch in equal_sizes(files, most, REQUEST_PIXELS // self.suite.scale**2):
             yield [image for image, _ in batch]
 
-    def _outputs(self, backend: Replicas, step: Step, images: list[str]) -> list[Row]:
-        """Write the outputs of a batch that are not there yet; returns a row for each failure."""
+    def _outputs(self, backend: Replicas, step: Step, images: list[str]) -> tuple[list[Row], list[Row]]:
+        """Write the outputs of a batch that are not there yet; returns rows of failures, and of a chain's stages."""
         missing = []
         for image in images:
             item = self._item(step, image)
             path = output_path(self.folder, backend.record, step.condition, image, item.seed, self.suite.scale)
             if path is not None and not path.exists():
                 missing.append((item, path))
-        failures = []
-        results = backend.upscale([item for item, _ in missing]) if missing else []
+        failures, stages = list[Row](), list[Row]()
+        results = backend.staged([item for item, _ in missing]) if missing else []
         for (item, path), result in zip(missing, results, strict=True):
             if isinstance(result, BackendError):
                 failures.append(self._failure(self._identity(backend), step, item.id, result))
             else:
-                self.folder.write_image(path, result)
-        return failures
+                self._keep(step, path, result)
+                stages += self._stage_rows(backend, step, item, result)
+        return failures, stages
+
+    def _keep(self, step: Step, path: Path, passages: Sequence[Passage]) -> None:
+        """Write an output; beside that of a clean input, what the stages before the last made on the way to it."""
+        if step == self.steps[0]:
+            for number, passage in enumerate(passages[:-1], 1):
+                self.folder.write_image(handed_on(path, number), passage.image)
+        self.folder.write_image(path, passages[-1].image)
+
+    def _stage_rows(self, backend: Replicas, step: Step, item: Item, passages: Sequence[Passage]) -> list[Row]:
+        """Nothing of a backend that is no chain, and of further draws of a corruption."""
+        if "stages" not in backend.record or step.condition.draw:
+            return []
+        where = {"condition": step.condition.name, "severity": step.condition.severity, "sample": step.sample}
+        common = self._identity(backend) | self.labels[item.id] | where | {"image": item.id}
+        return [common | row for row in stage_rows(backend.record, item.seed, passages)]
 
     def _note(self, backend: Replicas) -> None:
         """Say and record what a reader should know of a backend's replicas."""

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -36,6 +36,8 @@ from protos.upscaler.v1 import upscaler_pb2 as pb
 from protos.values import Value
 
 Asked = TypeVar("Asked", Item, FloatItem, Draw)
+Sent = TypeVar("Sent", Item, FloatItem)
+Made = TypeVar("Made", Item, Draw)
 Got = TypeVar("Got")
 
 PATIENCE = 4
@@ -46,6 +48,13 @@ RECONNECT_SECONDS = 10.0
 
 MOST_OPEN = 256
 """Most calls of a timed pass that are open at once; later ones wait with us, and their waiting counts."""
+
+
+class Passage(NamedTuple):
+    """What a stage made of an image, (H, W, 3) uint8, and its share in seconds of the request's compute time."""
+
+    image: Pixels
+    compute_s: float
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,8 @@ class Session:
 
     def __init__(self, spec: BackendSpec, suite: Suite, log: Path, credentials: Credentials = OPEN) -> None:
         self.spec, self.suite, self.credentials = spec, suite, credentials
-        self.server = None if spec.address else LocalServer(spec.name, log, spec.settings)
+        self.server = None if spec.address or spec.stages else LocalServer(spec.name, log, spec.settings)
+        self.scale = suite.scale
         self.client: Client | None = None
         self.options: dict[str, Value] = {}
         self.cold_start_s = float("nan")
@@ -78,12 +88,17 @@ class Session:
         Raises:
             BackendError, ConfigError: it cannot be used.
         """
-        start = self.server.start() if self.server else 0.0
+        d = self.attach()
+        self._check(d)
+        return d
+
+    def attach(self) -> pb.DescribeResponse:
+        """Start or attach, and type the options; errors as of `open`."""
+        start = self.server.start() if self.server else float("nan")
         self._connect()
         d = self._client().describe()
-        self._check(d)
         self.options = typed_options(self.spec.options, d)
-        self.cold_start_s = start if self.server else float("nan")
+        self.cold_start_s = start
         return d
 
     def _check(self, d: pb.DescribeResponse) -> None:
@@ -123,6 +138,17 @@ class Session:
         return self._client().description or self._client().describe()
 
     @property
+    def servers(self) -> list[LocalServer]:
+        """The processes that do its work; none where some of it is done elsewhere."""
+        return [self.server] if self.server else []
+
+    @property
+    def choices(self) -> dict[str, Value]:
+        """Everything that was chosen for its requests, by name: part of an output's key."""
+        level = self.spec.level
+        return self.options if level is None else self.options | {"conditioning_level": level}
+
+    @property
     def batch(self) -> int:
         """Images a request: the suite's, or fewer if the backend takes fewer."""
         return min(self.suite.batch, self.description.max_batch)
@@ -139,7 +165,7 @@ class Session:
 
     def upscale(self, items: Sequence[Item]) -> list[Pixels | BackendError]:
         """An output or an error for each item, all of one size; never raises a BackendError."""
-        return self._answers(items, self._upscale)
+        return self._answers(items, self._outputs)
 
     def gradient(self, items: Sequence[FloatItem]) -> list[Differential | BackendError]:
         """A float output, and a gradient where a cotangent is given, or an error for each item; else as `upscale`.
@@ -150,16 +176,36 @@ class Session:
 
     def generate(self, draws: Sequence[Draw]) -> list[Pixels | BackendError]:
         """An image or an error for each draw; else as `upscale`. Without `Generate`, `Incompatible` for each."""
-        return self._answers(draws, self._generate)
+        return self._answers(draws, self._outputs)
 
-    def _upscale(self, items: Sequence[Item]) -> list[Pixels]:
-        return list(self._client().upscale(items, self.suite.scale, self.options, self.suite.deadline_s).images)
+    def staged(self, asked: Sequence[Made]) -> list[list[Passage] | BackendError]:
+        """As `upscale` or `generate`, with what each stage made: the last passage of an image has the output."""
+        return self._answers(asked, self._staged)
+
+    def once(self, asked: Sequence[Item] | Sequence[Draw], deadline: float) -> Reply:
+        """Upscale or generate in one call, tried once.
+
+        Raises:
+            BackendError: it failed.
+        """
+        if items := [one for one in asked if isinstance(one, Item)]:
+            return self._client().upscale(self._levelled(items), self.scale, self.options, deadline)
+        return self._client().generate([one for one in asked if isinstance(one, Draw)], self.options, deadline)
+
+    def _levelled(self, items: Sequence[Sent]) -> Sequence[Sent]:
+        level = self.spec.level
+        return items if level is None else [replace(item, conditioning_level=level) for item in items]
+
+    def _outputs(self, asked: Sequence[Item] | Sequence[Draw]) -> list[Pixels]:
+        return list(self.once(asked, self.suite.deadline_s).images)
+
+    def _staged(self, asked: Sequence[Item] | Sequence[Draw]) -> list[list[Passage]]:
+        reply = self.once(asked, self.suite.deadline_s)
+        stages = reply.stages or (reply,)
+        return [[Passage(s.images[i], s.compute_s / len(asked)) for s in stages] for i in range(len(asked))]
 
     def _gradient(self, items: Sequence[FloatItem]) -> list[Differential]:
-        return self._client().gradient(items, self.suite.scale, self.options, self.suite.deadline_s)
-
-    def _generate(self, draws: Sequence[Draw]) -> list[Pixels]:
-        return list(self._client().generate(draws, self.options, self.suite.deadline_s).images)
+        return self._client().gradient(self._levelled(items), self.scale, self.options, self.suite.deadline_s)
 
     def _answers(self, items: Sequence[Asked], ask: Callable[[Sequence[Asked]], list[Got]]) -> list[Got | BackendError]:
         if self.given_up is not None:
@@ -214,19 +260,24 @@ class Session:
         if self.failures_in_a_row >= PATIENCE:
             text = f"not tried: given up after {PATIENCE} failed calls in a row, the last: {error}"
             self.given_up = BackendFailed(text)
-            if self.server is not None:
-                self.server.kill()
+            for server in self.servers:
+                server.kill()
         elif lost:
             self.recover()
 
     def recover(self) -> None:
         """Start it again or attach again after a lost call; if that fails, it is given up."""
         try:
-            self._restart()
+            self.restart()
         except BackendError as second:
             self.given_up = second
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
+        """Start it again or attach again.
+
+        Raises:
+            BackendError: it does not come back, or is another.
+        """
         before = self.description
         if self.server is not None:
             self.server.kill()
@@ -246,7 +297,7 @@ class Session:
         Raises:
             BackendError: a call failed.
         """
-        meter, replies, started = Meter(self.server), list[Reply](), time.perf_counter()
+        meter, replies, started = Meter(self.servers), list[Reply](), time.perf_counter()
         now = slowest = 0.0
         while len(replies) < len(requests) or now < seconds:
             replies.append(self._timed_call(requests[len(replies) % len(requests)], self.suite.deadline_s))
@@ -264,7 +315,7 @@ class Session:
         Raises:
             BackendError: a call failed; the first is raised when all have ended.
         """
-        meter, started = Meter(self.server), time.perf_counter()
+        meter, started = Meter(self.servers), time.perf_counter()
 
         def call(items: Sequence[Item], due: float) -> tuple[Reply, float]:
             reply = self._timed_call(items, self.suite.deadline_s + patience)
@@ -279,8 +330,8 @@ class Session:
         return TimedPass(list(replies), list(latencies), meter.read())
 
     def _timed_call(self, items: Sequence[Item], deadline: float) -> Reply:
-        reply = self._client().upscale(items, self.suite.scale, self.options, deadline)
-        return replace(reply, images=np.empty((0, 0, 0, 3), np.uint8))  # those of a whole pass may not fit in memory
+        reply, nothing = self.once(items, deadline), np.empty((0, 0, 0, 3), np.uint8)
+        return replace(reply, images=nothing, stages=())  # the images of a whole pass may not fit in memory
 
     def warm_up_s(self) -> float:
         """Seconds that the backend spent on trial images before it was ready; NaN if it does not say."""
@@ -302,7 +353,7 @@ class Session:
             "label": self.spec.label,
             "name": d.name[:80],
             "address": self.spec.address,
-            "options": self.options,
+            "options": self.choices,
             "family": _family(d),
             "digest": d.digest[:128],
             "device": d.device[:80],

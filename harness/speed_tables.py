@@ -143,7 +143,12 @@ def _energy(p: Pass, backend: RowDict, watts: float) -> tuple[float, str]:
 
 
 def steps(backend: RowDict) -> float:
-    """Network evaluations an image, as the option `steps` or the family says; NaN where neither does."""
+    """Network evaluations an image, as the option `steps` or the family says; NaN where neither does.
+
+    Those of a chain are its stages' together.
+    """
+    if stages := backend.get("stages"):
+        return sum(map(steps, stages))
     given = backend["options"].get("steps")
     return float(given if isinstance(given, int | float) else APPLIED.get(backend["family"], math.nan))
 

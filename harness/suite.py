@@ -328,6 +328,7 @@ class Attacks(Strict):
 class Suite(Strict):
     """What to measure: either `low` and `high`, the sides of input and output in pixels, or `photos`.
 
+    `backends` are read by `harness.plan.parse_entry`: `BACKEND -> BACKEND` is a chain.
     `target_kernel` makes the ground truth from a photo; another than bicubic only to repeat published comparisons.
     A set metric is `kid_NETWORK` or `fid_NETWORK`, with one of `NETWORKS` or a name that `networks` gives to the YAML
     file that describes somebody's (see `harness.networks`).

@@ -62,6 +62,7 @@ ABSENT: dict[str, str] = {
     "diffusion_index": f"{NO_MAPS}, or not LAM",
     "maps": NO_MAPS,
     "attacks": "the suite asks for no attacks, or they have not run",
+    "stages": "no backend of the suite is a chain",
     "failures": "failures were not counted",
     "diversity": "the suite asks for no diversity, or it has not run",
     "sets": "the suite lists no measures of sets, or they have not run",

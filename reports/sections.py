@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from harness.score import BASELINE
-from reports import attacks, explanations, fairness, hallucination, robustness
+from reports import attacks, explanations, fairness, hallucination, robustness, stages
 from reports.findings import DISTORTION, ranks
 from reports.load import Run
 from reports.numbers import NOTHING, Format, count, duration, fit, multiple, names, significant, times
@@ -41,6 +41,7 @@ def sections(run: Run) -> tuple[Section, ...]:
     parts: list[Callable[[Run], Section]] = [
         _comparison,
         _speed,
+        stages.section,
         _noise,
         robustness.section,
         attacks.section,

