@@ -23,6 +23,7 @@ from harness.degrade import make_input, sample_seed
 from harness.errors import BackendError, ConfigError, one_line
 from harness.explainer import Explainer
 from harness.fairness.readings import describe_instruments
+from harness.generated_sets import describe_generation
 from harness.images import centre_square, load
 from harness.measure import measure
 from harness.metrics import preflight
@@ -30,6 +31,7 @@ from harness.plan import CLEAN, BackendSpec, Job, Step, images_of, parse_backend
 from harness.prepare import prepare
 from harness.record import continued, input_sizes, new_record, now, usual_size
 from harness.replicas import Replicas
+from harness.sampling import GENERATED, REAL, Sampler, prepare_training
 from harness.score import BASELINE, CONTROL, identity, image_labels, output_path
 from harness.session import refused
 from harness.set_measures import describe
@@ -55,6 +57,7 @@ def run(job: Job, progress: Progress) -> RunFolder:
     preflight(job.suite.used_metrics)
     describe(job.suite)  # opens and checks the networks
     describe_instruments(job.suite)
+    describe_generation(job.suite)
     dataset = open_dataset(job.dataset)
     if job.limit is not None:
         dataset = limit(dataset, job.limit, job.suite.seed)
@@ -74,11 +77,11 @@ def backend_specs(job: Job) -> list[BackendSpec]:
     from backends.registry import ENTRIES
 
     specs = [parse_backend(text) for text in job.backends or job.suite.backends]
-    if not any(spec.label == BASELINE for spec in specs):
+    if not (job.suite.generation or any(spec.label == BASELINE for spec in specs)):
         specs.insert(0, BackendSpec(BASELINE, None, BASELINE, {}))
     labels = [spec.label for spec in specs]
     for spec in specs:
-        if labels.count(spec.label) > 1 or spec.label == CONTROL:
+        if labels.count(spec.label) > 1 or spec.label in (CONTROL, REAL):
             raise ConfigError(f"the name {spec.label!r} is taken; tell backends apart with name=, as in sr3,name=sr3-b")
         if spec.label == BASELINE and (spec.name != BASELINE or spec.address):
             raise ConfigError(f"the name {BASELINE!r} belongs to the control; choose another with name=")
@@ -132,6 +135,7 @@ class Run:
         self.backends: list[Replicas] = []
         self.record: dict[str, Any] = {}
         self.images = pd.DataFrame()
+        self.training = ""
         self.timing_inputs = cache(self._timing_inputs)
 
     def execute(self, specs: Sequence[BackendSpec], credentials: Mapping[str, Credentials]) -> None:
@@ -168,7 +172,10 @@ class Run:
         )
         self.progress.update(task, completed=len(self.dataset.records))
         usable = self.images.loc[self.images["error"] == "", "image"].astype(str)
-        self.sizes = {image: png_size(self.folder.input(CLEAN.folder, image)) for image in usable}
+        inputs = {image: self.folder.input(CLEAN.folder, image) for image in usable}
+        self.sizes = {image: png_size(path) for image, path in inputs.items() if path.exists()}
+        if part := self.suite.generation:
+            self.training = prepare_training(self.folder, self.dataset, self.suite, part)
         self.labels = image_labels(self.images)
 
     def _open(self, spec: BackendSpec, credentials: Mapping[str, Credentials]) -> None:
@@ -208,13 +215,15 @@ class Run:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _probe(self, backend: Replicas) -> None:
-        """Store the attacks and the maps of attribution that are missing, and a row for each failure."""
+        """Store the generated images, the attacks and the maps that are missing, and a row for each failure."""
         common = self._identity(backend) | {"condition": CLEAN.name, "scale": self.suite.scale}
         for probe in self._probes(backend):
             for failure in probe.run(self.progress):
-                self.folder.append([common | self.labels[failure["image"]] | failure], "failed")
+                self.folder.append([common | self.labels.get(failure["image"], {}) | failure], "failed")
 
-    def _probes(self, backend: Replicas) -> Iterator[Attacker | Explainer]:
+    def _probes(self, backend: Replicas) -> Iterator[Attacker | Explainer | Sampler]:
+        if self.suite.generation:
+            yield Sampler(self.folder, self.suite, backend)
         if part := self.suite.attacks:
             yield Attacker(self.folder, self.suite, part, backend, self._chosen(part.images))
         if maps := self.suite.explanations:
@@ -277,6 +286,8 @@ class Run:
             for image in step.images
             if image in self.sizes and not (step.sample or step.condition.draw)
         ]
+        if self.suite.generation:
+            rows = [who | {"condition": GENERATED, "metric": "output", "error": f"{type(error).__name__}: {error}"}]
         self.folder.append(rows, "failed")
 
     def _time(self, backend: Replicas) -> None:
@@ -309,6 +320,7 @@ class Run:
             self.record = new_record(self.job, self.dataset, self.dataset_sha256, self.images, self.steps)
             self.record |= continued(self.before, self.record)
             self.record["inputs"] = input_sizes(self.sizes.values())
+            self.record["training"] = self.training
         self.record |= {"status": status, "finished": None if status == "running" else now()}
         self.folder.write_record(self.record)
 
