@@ -73,6 +73,8 @@ def image_sets(folder: RunFolder, record: dict[str, Any], part: Generation, suit
     """All sets of stored images by name: columns image, class, path, and labels where they are real."""
     made = {b["label"]: generated_images(folder, suite, b) for b in record["backends"] if b["label"] != REAL}
     sets = {REFERENCE: reference_images(folder, part), REAL: training_images(folder, part)}
+    if part.classes:
+        sets = {name: frame[frame["class"].isin(part.classes)] for name, frame in sets.items()}
     return sets | {label: frame for label, frame in made.items() if len(frame)}
 
 

@@ -4,7 +4,7 @@ Generated and real images are compared in equal numbers of each class, the first
 arm, photos of the training split, stands for a generator as good as reality. Classes of too few images on a side are
 "insufficient". `duplicates` is the share of images that nearly repeat another one of their set, `copies` of those that
 nearly repeat a training image, each as near as 1 % of the real images are (`harness.manifold`). Vendi is taken of
-features from which the mean of the real ones is subtracted, since otherwise all cosines are near 1.
+features from which their mean is subtracted, since otherwise all cosines are near 1.
 
 Intervals are of 95 %: of KID by jackknife over the images of both sides; of shares (Wilson) and means (bootstrap) over
 the images that are counted, for the balls, thresholds and classifiers as they are.
@@ -268,8 +268,14 @@ def _against(made: Float, real: Float) -> Iterator[tuple[str, Estimate]]:
         known = mean_interval(terms)
         mean = (known["mean"], known["low"], known["high"])
         yield name, mean if name == "density" else _share(terms > 0)
-    yield "vendi", (vendi(made - real.mean(axis=0)), math.nan, math.nan)
+    yield "vendi", (_worth(made), math.nan, math.nan)
     yield "duplicates", _share(near_duplicates(made, real))
+
+
+def _worth(made: Float) -> float:
+    """The Vendi score around the mean; 1 where nothing differs from it."""
+    found = vendi(made - made.mean(axis=0))
+    return 1.0 if math.isnan(found) else found
 
 
 def _kid(made: Float, real: Float) -> Estimate:

@@ -79,6 +79,8 @@ def backend_specs(job: Job) -> list[BackendSpec]:
     specs = [parse_backend(text) for text in job.backends or job.suite.backends]
     if not (job.suite.generation or any(spec.label == BASELINE for spec in specs)):
         specs.insert(0, BackendSpec(BASELINE, None, BASELINE, {}))
+    if not specs:
+        raise ConfigError("no generator is named: give one by --backend, as in --backend NAME@HOST:PORT")
     labels = [spec.label for spec in specs]
     for spec in specs:
         if labels.count(spec.label) > 1 or spec.label in (CONTROL, REAL):

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from harness.score import BASELINE
-from reports import attacks, explanations, fairness, hallucination, robustness
+from reports import attacks, explanations, fairness, generation, hallucination, robustness
 from reports.findings import DISTORTION, ranks
 from reports.load import Run
 from reports.numbers import NOTHING, Format, count, duration, fit, multiple, names, significant, times
@@ -38,6 +38,8 @@ MINIMUM = {"end_to_end_p50": 11, "end_to_end_p90": 64, "end_to_end_p95": 130, "e
 @lru_cache(maxsize=1)
 def sections(run: Run) -> tuple[Section, ...]:
     """All numbered sections, in the order of the report: made once for the page and for the Markdown text."""
+    if run.generative:
+        return tuple(part(run) for part in (generation.section, _failures, _tested, _reproduce))
     parts: list[Callable[[Run], Section]] = [
         _comparison,
         _speed,

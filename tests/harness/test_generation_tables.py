@@ -175,7 +175,7 @@ def test_planted_faults_are_named_and_a_real_set_is_not(
 ) -> None:
     """Three images for all seeds are a collapse, a class never made is dropped, real images are neither.
 
-    The classifier that has not seen a class never says it. An upscaler costs one line. A second run asks for nothing.
+    The classifier that has not seen a class does not find it. An upscaler costs one line. A second run asks for nothing.
     """
     stock = {kind: blobs(c, 120, np.random.default_rng(8)) for kind, c in COLOURS.items()}
     models = {"fair": each(), "few": three, "lost": without_last()}
@@ -187,7 +187,7 @@ def test_planted_faults_are_named_and_a_real_set_is_not(
     assert found_by(tables, "few") >= {("collapse", kind) for kind in ("all", *COLOURS)}
     assert found_by(tables, "lost") == {("dropping", "black male")}
     (lost,) = of(tables, "classification", backend="lost", **{"class": "black male"}).to_dict("records")
-    assert (lost["n"], lost["trained"], lost["value"], lost["verdict"]) == (60, 180, 0, "worse")
+    assert (lost["n"], lost["trained"], lost["value"] < 0.2, lost["verdict"]) == (60, 180, True, "worse")
     assert of(tables, "classification", backend="fair", **{"class": "all"})["value"].item() > 0.95
     (failed,) = tables["failures"].to_dict("records")
     assert (failed["backend"], failed["kind"]) == ("upscaler", "Incompatible")
@@ -201,10 +201,12 @@ def test_planted_faults_are_named_and_a_real_set_is_not(
 
 
 def _report_says(folder: RunFolder) -> None:
-    """The report names the faults, and shows pictures of each class."""
+    """The report names the faults."""
     build(folder.path)
     text = (folder.path / "report.md").read_text()
-    assert "few" in text
+    assert "few, the same few images again and again: all, white male, white female" in text
+    assert "lost, next to never made: black male" in text
+    assert "fair: no collapse was found in 4 classes and groups" in text
 
 
 def test_small_classes_are_insufficient(colours: str, tmp_path: Path, serve_all: Callable[..., list[str]]) -> None:

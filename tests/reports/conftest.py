@@ -137,6 +137,10 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
         "hallucinated": _hallucinated(folder),
         "preservation": _preservation(),
         "uncertainty": _uncertainty(),
+        "generated": _generated(),
+        "modes": _modes(),
+        "classification": _classification(),
+        "drawn": _drawn(folder),
     }
     return {name: pd.DataFrame(list(found)) for name, found in rows.items()}
 
@@ -462,6 +466,43 @@ def _uncertainty() -> Iterator[dict[str, Any]]:
     single = dict.fromkeys(held, float("nan")) | {"calibration": 0, "n": 0, "verdict": "not measured"}
     about = {"backend": "realesrgan", "band": "spread", "attribute": "all", "group": "all"}
     yield about | single | {"note": "not available: one output for all seeds"}
+
+
+def _generated() -> Iterator[dict[str, Any]]:
+    figures = {"kid": (0.01, "test"), "fid": (30.0, "test"), "precision": (0.9, "test"), "recall": (0.3, "test")}
+    for backend, kind in (("bicubic", "all"), ("sr3", "all"), ("sr3", "<b>white male</b>"), ("sr3", "black male")):
+        few = kind == "black male"
+        for measure, (value, against) in figures.items():
+            known = [float("nan")] * 3 if few else [value, value * 0.9, value * 1.1]
+            about = {"backend": backend, "class": kind, "network": "attributes", "against": against, "measure": measure}
+            ends = dict(zip(("value", "low", "high"), known, strict=True))
+            yield about | {"n": 40 if few else 900, "status": "insufficient" if few else "ok"} | ends
+
+
+def _modes() -> Iterator[dict[str, Any]]:
+    names = ("duplicates", "recall", "coverage", "share")
+    nothing = {f"{name}{end}": float("nan") for name in names for end in ("", "_low", "_high", "_real")}
+    nothing |= {"vendi": 3.0, "vendi_real": 90.0}
+    for sign, kind, verdict in (
+        ("collapse", "all", "found"),
+        ("collapse", "black male", "insufficient"),
+        ("dropping", "race = asian", "found"),
+        ("dropping", "white male", "not found"),
+    ):
+        about = {"backend": "sr3", "class": kind, "sign": sign, "n": 900, "verdict": verdict}
+        yield about | nothing | {"evidence": f"what shows the {sign}"}
+
+
+def _classification() -> Iterator[dict[str, Any]]:
+    own = {"value": 0.4, "low": 0.37, "high": 0.43, "real": 0.6, "real_low": 0.57, "real_high": 0.63}
+    gap = {"difference": -0.2, "difference_low": -0.24, "difference_high": -0.16, "verdict": "worse"}
+    yield {"backend": "sr3", "class": "all", "n": 900, "trained": 2000} | own | gap
+
+
+def _drawn(folder: Path) -> Iterator[dict[str, Any]]:
+    for place in (1, 2):
+        picture = _png(folder, f"drawn-{place}", 64, place)
+        yield {"backend": "sr3", "class": "white male", "place": place, "output": picture}
 
 
 def _explanations() -> Iterator[dict[str, Any]]:
