@@ -54,8 +54,8 @@ REPEATED = 0.1
 """A share of near-duplicates from which they are one."""
 SIGNS = 2
 """Signs of three from which collapse is found: one alone may have another cause."""
-NEAR_ZERO = 0.1
-"""A share below this part of the control's is near zero."""
+NEAR_ZERO = 0.2
+"""A share that is surely below this part of the control's is near zero."""
 SHOWN, MOST_CLASSES = 6, 20
 """Pictures of a class, and classes."""
 
@@ -94,6 +94,11 @@ class Audit:
     def labels(self) -> list[str]:
         """The control arm and the backends that have images."""
         return [label for label in self.sets if label != REFERENCE]
+
+    @property
+    def generators(self) -> list[str]:
+        """The backends that have images."""
+        return [label for label in self.labels if label != REAL]
 
     def classes(self, label: str) -> list[str]:
         """The classes of a backend's images; of the control arm, all that there are."""
@@ -147,9 +152,9 @@ class Audit:
     # Modes
 
     def collapses(self, generated: list[Row]) -> Iterator[Row]:
-        """Whether the images of a backend, and of each class, are a few again and again."""
+        """Whether the images of a generator, and of each class, are a few again and again."""
         found = _by_key(generated, self.part.networks[0])
-        for label in self.labels:
+        for label in self.generators:
             for kind in (ALL, *self.classes(label)):
                 own, real = found.get((label, kind), {}), found.get((REAL, kind), {})
                 who = {"backend": label, "class": kind, "sign": COLLAPSE}
@@ -158,7 +163,7 @@ class Audit:
     def droppings(self, generated: list[Row]) -> Iterator[Row]:
         """Whether a class, or a group that the instrument reads, is next to missing among a backend's images."""
         found = _by_key(generated, self.part.networks[0])
-        for label in self.labels:
+        for label in self.generators:
             for kind in self.classes(label):
                 own, real = found.get((label, kind), {}), found.get((REAL, kind), {})
                 shares = (self._read_as(label, kind), self._read_as(REAL, kind))
@@ -196,8 +201,8 @@ class Audit:
 
     def accuracies(self) -> Iterator[Row]:
         """The rows of the table `classification`: overall, by class and by group of each attribute."""
-        for label in self.labels if self.part.classification else ():
-            found = arms(self.sets, label) if label != REAL else None
+        for label in self.generators if self.part.classification else ():
+            found = arms(self.sets, label)
             answers = [stored_answers(self.scores.folder, arm) for arm in found or ()]
             if found and answers[0] is not None and answers[1] is not None:
                 yield from self._accuracy(label, found[0], answers[0], answers[1])
@@ -331,19 +336,19 @@ def _percent(row: Row) -> str:
 def _dropping(
     own: dict[str, Row], real: dict[str, Row], shares: tuple[Estimate | None, Estimate | None], minimum: int
 ) -> Row:
-    """By how many images of a class are read as such, and by the coverage of its real images."""
+    """By how many images of a class are read as such; where none can be read, by the coverage of its real images."""
     if not own or not real or own["coverage"]["n"] < minimum:
         return {"n": 0, "verdict": INSUFFICIENT, "evidence": "too few images"}
     cover, base = own["coverage"], real["coverage"]
     figures = {"n": cover["n"], **_named("coverage", _estimate(cover)), "coverage_real": base["value"]}
-    missing = _near_zero(_estimate(cover), _estimate(base))
+    measured = _estimate(cover), _estimate(base)
     evidence = f"a sample is near {_percent(cover)} of its real images ({_percent(base)} for real ones)"
     if shares[0] is not None and shares[1] is not None:
         figures |= _named("share", shares[0]) | {"share_real": shares[1][0]}
-        missing |= _near_zero(*shares)
+        measured = shares
         read = f"{100 * shares[0][0]:.0f} % of the images asked for are read as it ({100 * shares[1][0]:.0f} %)"
         evidence = f"{read}; {evidence}"
-    return figures | {"verdict": FOUND if missing else NOT_FOUND, "evidence": evidence}
+    return figures | {"verdict": FOUND if _near_zero(*measured) else NOT_FOUND, "evidence": evidence}
 
 
 def _missing(own: Estimate, real: Estimate) -> Row:
