@@ -13,7 +13,7 @@ import pandas as pd
 
 from harness import attack_effects, attacker, explanations, generation_tables, robustness
 from harness.datasets import UNKNOWN
-from harness.diversity import DIVERSITY
+from harness.diversity import DIVERSITY, best_of
 from harness.fairness import groups as fairness
 from harness.fairness import tables as readings
 from harness.fairness.preservation import preservation_rows
@@ -90,6 +90,7 @@ COLUMNS = {
     "versus_signs_high psnr psnr_low psnr_high lpips lpips_low lpips_high seeds verdict",
     "failures": "backend condition kind message n",
     "diversity": "backend samples n mean low high note",
+    "best_of": "backend k n value low high",
     "sets": "backend metric n value low high note",
     "generated": "backend class network against measure n value low high status",
     "modes": "backend class sign n verdict duplicates duplicates_low duplicates_high duplicates_real vendi vendi_real "
@@ -147,6 +148,7 @@ def tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
         "hallucinated": list(example_rows(scores)),
         "preservation": list(preservation_rows(scores)),
         "uncertainty": list(uncertainty_rows(scores)),
+        "best_of": list(best_of(scores.rows, scores.labels)),
         **{name: [] for name in GENERATION},
     }
     made = {name: make(scores) for name, make in makers.items()}

@@ -29,12 +29,14 @@ FONT = "Helvetica, Arial, sans-serif"
 def charts(run: Run) -> dict[str, str]:
     """Every chart that the tables allow, as SVG text by the name that tables refer to."""
     found = {"perception-distortion": _scatter(run), "precision-recall": _precision_recall(run)}
+    found |= {"best-of": _best_of(run)}
     found |= {f"noise-{m}": _noise(run, m) for m in (run.headline, DISTORTION)}
     attributes = dict.fromkeys(run.table("groups", run.headline)["attribute"])
     found |= {f"groups-{a}": _groups(run, a) for a in attributes}
     found |= {f"robustness-{m}": _curves(run, m) for m in (run.headline, DISTORTION)}
     titles = {"perception-distortion": f"{run.title(run.headline)} against {run.title(DISTORTION)} of each backend"}
     titles |= {"precision-recall": "Precision against recall of each generator"}
+    titles |= {"best-of": "LPIPS of the best of the first outputs of each backend"}
     titles |= {f"noise-{m}": f"{run.title(m)} of each backend under growing noise" for m in (run.headline, DISTORTION)}
     titles |= {f"groups-{a}": f"{run.title(run.headline)} of each backend by {a}" for a in attributes}
     titles |= {
@@ -129,6 +131,24 @@ def _scatter(run: Run) -> alt.TopLevelMixin | None:
         base.mark_text(align="left", dx=9, dy=-9, fontSize=12, limit=150).encode(x=across, y=up, text="backend:N"),
     ]
     return _finish(alt.layer(*layers[: 4 if len(data) <= DIRECT_LABELS else 3]), height=300)
+
+
+def _best_of(run: Run) -> alt.TopLevelMixin | None:
+    data = run.table("best_of")[["backend", "k", "value", "low", "high"]]
+    if data.empty:
+        return None
+    colour, shape = _encode(run, data["backend"])
+    title, scale = "LPIPS (AlexNet) of the best, lower is better", alt.Scale(zero=False)
+    across = alt.X("k:Q", title="outputs of an input", axis=alt.Axis(format="d", tickMinStep=1))
+    base = alt.Chart(data).encode(x=across, color=colour)
+    layers = [
+        base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q"),
+        base.mark_line(strokeWidth=1.5).encode(y=alt.Y("value:Q", title=title, scale=scale)),
+        base.mark_point(filled=True, size=60, opacity=1).encode(
+            y=alt.Y("value:Q", title=title, scale=scale), shape=shape
+        ),
+    ]
+    return _finish(alt.layer(*layers), height=200)
 
 
 def _precision_recall(run: Run) -> alt.TopLevelMixin | None:

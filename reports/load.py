@@ -65,6 +65,7 @@ ABSENT: dict[str, str] = {
     "attacks": "the suite asks for no attacks, or they have not run",
     "failures": "failures were not counted",
     "diversity": "the suite asks for no diversity, or it has not run",
+    "best_of": "the suite asks for no diversity, or there is no ground truth",
     "sets": "the suite lists no measures of sets, or they have not run",
     "generated": NO_GENERATION,
     "modes": NO_GENERATION,

@@ -70,7 +70,9 @@ def _comparison(run: Run) -> Section:
     controls = [label for label in run.labels if run.is_control(label)]
     if controls:
         lead.append(f"{names(controls)}: control arms, run through the same instruments and not ranked.")
-    tables = [t for t in (_summary(run), _differences(run), _pairs(run), _diversity(run), _sets(run)) if t.rows]
+    tables = [
+        t for t in (_summary(run), _differences(run), _pairs(run), _diversity(run), _best_of(run), _sets(run)) if t.rows
+    ]
     absent = not_measured(run, "summary", "differences", "pairs", "diversity", "sets", "samples")
     return Section("comparison", "Comparison", lead, tables, absent)
 
@@ -104,6 +106,27 @@ def _diversity(run: Run) -> Table:
     columns = [Column("Backend"), Column("n", "images"), Column("Outputs", "of each image")]
     columns += [Column(f"Mean LPIPS {how.power}".strip(), "more is not better")]
     return Table("Diversity: how far the outputs of one input differ with the seed", columns, rows, "diversity")
+
+
+def _best_of(run: Run) -> Table:
+    frame = by_backend(run, run.table("best_of"), "k")
+    how = fit(frame["value"], frame["high"] - frame["low"])
+    rows = []
+    for label, mine in frame.groupby("backend", sort=False):
+        cells = {
+            row["k"]: number_cell(how.interval(row["value"], row["low"], row["high"])) for _, row in mine.iterrows()
+        }
+        n = number_cell(count(mine["n"].max()))
+        rows.append([label_cell(run, str(label)), n, *(cells.get(k, number_cell(NOTHING)) for k in _tried(frame))])
+    columns = [Column("Backend"), Column("n", "images"), *(Column(f"Best of {count(k)}") for k in _tried(frame))]
+    caption = f"Best of the first outputs of an input: LPIPS (AlexNet) to the target {how.power}".strip()
+    return Table(f"{caption}, lower is better", columns, rows, "best_of", "best-of")
+
+
+def _tried(frame: pd.DataFrame) -> list[float]:
+    """Powers of two, and the last."""
+    tried = sorted(set(frame["k"]))
+    return [k for k in tried if k == tried[-1] or math.log2(k).is_integer()]
 
 
 def _sets(run: Run) -> Table:

@@ -175,7 +175,7 @@ def test_planted_faults_are_named_and_a_real_set_is_not(
 ) -> None:
     """Three images for all seeds are a collapse, a class never made is dropped, real images are neither.
 
-    The classifier that has not seen a class does not find it. An upscaler costs one line. A second run asks for nothing.
+    The classifier that has not seen a class does not find it. An upscaler costs one line. A second run asks nothing.
     """
     stock = {kind: blobs(c, 120, np.random.default_rng(8)) for kind, c in COLOURS.items()}
     models = {"fair": each(), "few": three, "lost": without_last()}

