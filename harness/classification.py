@@ -126,7 +126,7 @@ def classify(training: Images, labels: Places, test: Images, classes: int) -> Pl
             _train(network, _prepared(training), torch.from_numpy(labels))
         network.eval()
         with torch.inference_mode():
-            logits = [network(_to_model(part)) for part in _prepared(test).split(4 * BATCH)]
+            logits = [network(_to_model(part)) for part in _portions(_prepared(test))]
         said: Places = torch.cat(logits).argmax(dim=1).numpy()
     finally:
         torch.set_num_threads(threads)
@@ -155,17 +155,21 @@ def _to_model(images: "torch.Tensor") -> "torch.Tensor":
     return images.float() / 127.5 - 1
 
 
+def _portions(x: "torch.Tensor") -> Iterator["torch.Tensor"]:
+    return (x[start : start + BATCH] for start in range(0, len(x), BATCH))
+
+
 def _train(network: "torch.nn.Module", x: "torch.Tensor", y: "torch.Tensor") -> None:
     import torch
 
     steps = PASSES * -(-len(x) // BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
-    for indices in (part for _ in range(PASSES) for part in torch.randperm(len(x)).split(BATCH)):
+    for indices in (part for _ in range(PASSES) for part in _portions(torch.randperm(len(x)))):
         mirrored = torch.rand(len(indices))[:, None, None, None] < 0.5
         batch = torch.where(mirrored, x[indices].flip(3), x[indices])
         loss = torch.nn.functional.cross_entropy(network(_to_model(batch)), y[indices])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()

@@ -108,7 +108,8 @@ class Audit:
         """The finite features of a set by image."""
         path = feature_file(self.scores.folder, self.scores.record, network, label)
         frame = read_table(path).set_index("image") if path.exists() else pd.DataFrame()
-        return frame[np.isfinite(frame.to_numpy(float)).all(axis=1)]
+        known: pd.DataFrame = frame[np.isfinite(frame.to_numpy(float)).all(axis=1)]
+        return known
 
     # Measures of sets
 
@@ -166,9 +167,9 @@ class Audit:
         for label in self.generators:
             for kind in self.classes(label):
                 own, real = found.get((label, kind), {}), found.get((REAL, kind), {})
-                shares = (self._read_as(label, kind), self._read_as(REAL, kind))
+                shares = (self._read_as(label, kind), self._read_as(REAL, kind)) if self._reads_classes else None
                 who = {"backend": label, "class": kind, "sign": DROPPING}
-                yield who | _dropping(own, real, shares, self.part.minimum)
+                yield who | _dropping(own, real, shares)
             yield from self._missing_groups(label)
 
     @cached_property
@@ -178,13 +179,15 @@ class Audit:
         files = {s: reading_file(self.scores.folder, record, name, s) for s in self.sets} if name else {}
         return {label: read_table(path).set_index("image") for label, path in files.items() if path.exists()}
 
-    def _read_as(self, label: str, kind: str) -> Estimate | None:
-        """The share of the images of a class that the instrument reads as this class; None where it cannot."""
-        readings = self._readings.get(label, pd.DataFrame())
-        if not set(self.part.attributes) <= set(readings):
-            return None
-        images = _of(self.sets[label], kind)
-        said = readings.loc[images, list(self.part.attributes)].agg(" ".join, axis=1)
+    @property
+    def _reads_classes(self) -> bool:
+        """Whether the instrument reads all attributes that classes are made of."""
+        return set(self.part.attributes) <= set(self._readings.get(REAL, ()))
+
+    def _read_as(self, label: str, kind: str) -> Estimate:
+        """The share of the images of a class that the instrument reads as this class."""
+        images, attributes = _of(self.sets[label], kind), list(self.part.attributes)
+        said = self._readings[label].loc[images, attributes].agg(" ".join, axis=1)
         return _share((said == kind).to_numpy())
 
     def _missing_groups(self, label: str) -> Iterator[Row]:
@@ -333,22 +336,19 @@ def _percent(row: Row) -> str:
     return f"{100 * row['value']:.0f} %"
 
 
-def _dropping(
-    own: dict[str, Row], real: dict[str, Row], shares: tuple[Estimate | None, Estimate | None], minimum: int
-) -> Row:
+def _dropping(own: dict[str, Row], real: dict[str, Row], shares: tuple[Estimate, Estimate] | None) -> Row:
     """By how many images of a class are read as such; where none can be read, by the coverage of its real images."""
-    if not own or not real or own["coverage"]["n"] < minimum:
+    if not own or not real:
         return {"n": 0, "verdict": INSUFFICIENT, "evidence": "too few images"}
     cover, base = own["coverage"], real["coverage"]
     figures = {"n": cover["n"], **_named("coverage", _estimate(cover)), "coverage_real": base["value"]}
-    measured = _estimate(cover), _estimate(base)
     evidence = f"a sample is near {_percent(cover)} of its real images ({_percent(base)} for real ones)"
-    if shares[0] is not None and shares[1] is not None:
+    if shares:
         figures |= _named("share", shares[0]) | {"share_real": shares[1][0]}
-        measured = shares
         read = f"{100 * shares[0][0]:.0f} % of the images asked for are read as it ({100 * shares[1][0]:.0f} %)"
         evidence = f"{read}; {evidence}"
-    return figures | {"verdict": FOUND if _near_zero(*measured) else NOT_FOUND, "evidence": evidence}
+    missing = _near_zero(*(shares or (_estimate(cover), _estimate(base))))
+    return figures | {"verdict": FOUND if missing else NOT_FOUND, "evidence": evidence}
 
 
 def _missing(own: Estimate, real: Estimate) -> Row:

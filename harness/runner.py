@@ -31,7 +31,7 @@ from harness.plan import CLEAN, BackendSpec, Job, Step, images_of, parse_backend
 from harness.prepare import prepare
 from harness.record import continued, input_sizes, new_record, now, usual_size
 from harness.replicas import Replicas
-from harness.sampling import GENERATED, REAL, Sampler, prepare_training
+from harness.sampling import GENERATED, REAL, Sampler, prepare_training, training_split
 from harness.score import BASELINE, CONTROL, identity, image_labels, output_path
 from harness.session import refused
 from harness.set_measures import describe
@@ -137,7 +137,7 @@ class Run:
         self.backends: list[Replicas] = []
         self.record: dict[str, Any] = {}
         self.images = pd.DataFrame()
-        self.training = ""
+        self.training = training_split(dataset, job.suite.generation) if job.suite.generation else None
         self.timing_inputs = cache(self._timing_inputs)
 
     def execute(self, specs: Sequence[BackendSpec], credentials: Mapping[str, Credentials]) -> None:
@@ -176,8 +176,8 @@ class Run:
         usable = self.images.loc[self.images["error"] == "", "image"].astype(str)
         inputs = {image: self.folder.input(CLEAN.folder, image) for image in usable}
         self.sizes = {image: png_size(path) for image, path in inputs.items() if path.exists()}
-        if part := self.suite.generation:
-            self.training = prepare_training(self.folder, self.dataset, self.suite, part)
+        if self.training and self.suite.generation:
+            prepare_training(self.folder, self.training, self.suite, self.suite.generation)
         self.labels = image_labels(self.images)
 
     def _open(self, spec: BackendSpec, credentials: Mapping[str, Credentials]) -> None:
@@ -201,6 +201,8 @@ class Run:
     def _generate(self, backend: Replicas) -> None:
         """Store the outputs that are missing, and a row for each failure; one that failed is not sampled further."""
         steps = [step for step in self.steps if _answers(backend.record, step)]
+        if not steps:
+            return
         task = self.progress.add_task(backend.spec.label, total=sum(len(self._usable(step)) for step in steps))
         failed: set[str] = set()
         pool = ThreadPoolExecutor(len(backend.sessions) + 1)  # one more reads and writes while the replicas work
@@ -322,7 +324,7 @@ class Run:
             self.record = new_record(self.job, self.dataset, self.dataset_sha256, self.images, self.steps)
             self.record |= continued(self.before, self.record)
             self.record["inputs"] = input_sizes(self.sizes.values())
-            self.record["training"] = self.training
+            self.record["training"] = self.training.spec if self.training else None
         self.record |= {"status": status, "finished": None if status == "running" else now()}
         self.folder.write_record(self.record)
 

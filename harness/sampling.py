@@ -123,23 +123,31 @@ class Sampler:
         return failures
 
 
-def prepare_training(folder: RunFolder, dataset: Dataset, suite: Suite, part: Generation) -> str:
-    """Store `samples` images of each class of the training split, where they are not there yet; gives its spec.
+def training_split(dataset: Dataset, part: Generation) -> Dataset:
+    """The split that generators were trained on.
 
     Raises:
         ConfigError: the dataset lacks an attribute that classes are made of.
-        DatasetError: there is no such split, or none of its images can be used.
+        DatasetError: there is no such split beside the one to test on.
     """
     lacking = next((a for a in part.attributes if a not in dataset.attributes), None)
     if lacking:
         raise ConfigError(f"{dataset.spec}: has no labels of {lacking}, which the classes are made of; see attributes")
-    training = open_split(dataset, part.training)
-    if not (folder.path / "training.parquet").exists():
-        rows = [row for record in _chosen(training, suite, part) if (row := _stored(folder, training, record, suite))]
-        if not rows:
-            raise DatasetError(f"{training.spec}: none of its images can be used")
-        folder.write_table("training", pd.DataFrame(rows))
-    return training.spec
+    return open_split(dataset, part.training)
+
+
+def prepare_training(folder: RunFolder, training: Dataset, suite: Suite, part: Generation) -> None:
+    """Store `samples` images of each class of the training split, where they are not there yet.
+
+    Raises:
+        DatasetError: none of its images can be used.
+    """
+    if (folder.path / "training.parquet").exists():
+        return
+    rows = [row for record in _chosen(training, suite, part) if (row := _stored(folder, training, record, suite))]
+    if not rows:
+        raise DatasetError(f"{training.spec}: none of its images can be used")
+    folder.write_table("training", pd.DataFrame(rows))
 
 
 def _chosen(training: Dataset, suite: Suite, part: Generation) -> Iterator[Record]:
@@ -174,14 +182,14 @@ def generated_images(folder: RunFolder, suite: Suite, backend: dict[str, Any]) -
 def training_images(folder: RunFolder, part: Generation) -> pd.DataFrame:
     """The stored images of the training split, as `generated_images`, and their labels."""
     table = read_table(folder.path / "training.parquet")
-    return _described(table, part).assign(path=[_training_file(folder, image) for image in table["image"]])
+    return _described(table, part).assign(path=table["image"].map(lambda image: _training_file(folder, str(image))))
 
 
 def reference_images(folder: RunFolder, part: Generation) -> pd.DataFrame:
     """The images of the run's dataset by their seeds, as `training_images`; those of unknown class have class ""."""
     table = read_table(folder.path / "images.parquet")
     table = table[table["error"] == ""].sort_values("seed", kind="stable").reset_index(drop=True)
-    return _described(table, part).assign(path=[folder.target(str(image)) for image in table["image"]])
+    return _described(table, part).assign(path=table["image"].map(lambda image: folder.target(str(image))))
 
 
 def _described(table: pd.DataFrame, part: Generation) -> pd.DataFrame:

@@ -225,7 +225,9 @@ def test_small_classes_are_insufficient(colours: str, tmp_path: Path, serve_all:
 
 
 def test_what_cannot_be_compared_is_refused(colours: str, tmp_path: Path) -> None:
-    """A dataset without a split of its own, one without the attributes, and a split that is not there."""
+    """No generator, a dataset without a split of its own or without the attributes, a split that is not there."""
+    with new_progress() as progress, pytest.raises(ConfigError, match="no generator is named"):
+        run(job(colours, tmp_path, []), progress)
     for suite, split, words in (
         (colours, "", "several splits"),
         (colours, "#train", "name the split to test on"),
@@ -233,7 +235,7 @@ def test_what_cannot_be_compared_is_refused(colours: str, tmp_path: Path) -> Non
         (colours.replace("minimum", "attributes: [age]\n  minimum"), "#test", "no labels of age"),
     ):
         with new_progress() as progress, pytest.raises((DatasetError, ConfigError), match=words):
-            run(replace(job(suite, tmp_path, [], split), output=tmp_path / words), progress)
+            run(replace(job(suite, tmp_path, ["nearest"], split), output=tmp_path / words), progress)
 
 
 def test_sets_are_matched_class_by_class() -> None:

@@ -11,7 +11,7 @@ def brute_force(real: Float, generated: Float) -> dict[str, float]:
     """The four measures by their definitions, from all differences."""
 
     def distances(a: Float, b: Float) -> Float:
-        return np.sqrt(np.square(a[:, None] - b[None]).sum(axis=2))
+        return np.asarray(np.sqrt(np.square(a[:, None] - b[None]).sum(axis=2)))
 
     within, across, own = distances(real, real), distances(generated, real), distances(generated, generated)
     third, fifth = np.sort(within, axis=1)[:, 3], np.sort(within, axis=1)[:, 5]
