@@ -48,6 +48,8 @@ TEST, TRAINING = "test", "training"
 
 COLLAPSE, DROPPING = "collapse", "dropping"
 FOUND, NOT_FOUND, INSUFFICIENT = "found", "not found", "insufficient"
+UNJUDGED = "not judged"
+"""The verdict on the accuracy in one class: training once more moves it further than other test images do."""
 HALF = 0.5
 """Vendi and recall below this part of the control's are signs of collapse."""
 REPEATED = 0.1
@@ -56,6 +58,8 @@ SIGNS = 2
 """Signs of three from which collapse is found: one alone may have another cause."""
 NEAR_ZERO = 0.2
 """A share that is surely below this part of the control's is near zero."""
+READABLE = 0.5
+"""The share of a class's real images that must be read as it, for readings of generated ones to say anything."""
 SHOWN, MOST_CLASSES = 6, 20
 """Pictures of a class, and classes."""
 
@@ -220,7 +224,8 @@ class Audit:
         for name, members in groups.items():
             values = right.loc[members[members].index].to_numpy(float)
             counts = {"n": len(values), "trained": len(arm.training)}
-            yield {"backend": label, "class": name} | counts | self._compared(values)
+            row = {"backend": label, "class": name} | counts | self._compared(values)
+            yield row if name == ALL or row["verdict"] == INSUFFICIENT else row | {"verdict": UNJUDGED}
 
     def _compared(self, values: Float) -> Row:
         if len(values) < self.part.minimum:
@@ -337,7 +342,7 @@ def _percent(row: Row) -> str:
 
 
 def _dropping(own: dict[str, Row], real: dict[str, Row], shares: tuple[Estimate, Estimate] | None) -> Row:
-    """By how many images of a class are read as such; where none can be read, by the coverage of its real images."""
+    """By how many images of a class are read as such; where it cannot be read, by the coverage of its real images."""
     if not own or not real:
         return {"n": 0, "verdict": INSUFFICIENT, "evidence": "too few images"}
     cover, base = own["coverage"], real["coverage"]
@@ -347,7 +352,8 @@ def _dropping(own: dict[str, Row], real: dict[str, Row], shares: tuple[Estimate,
         figures |= _named("share", shares[0]) | {"share_real": shares[1][0]}
         read = f"{100 * shares[0][0]:.0f} % of the images asked for are read as it ({100 * shares[1][0]:.0f} %)"
         evidence = f"{read}; {evidence}"
-    missing = _near_zero(*(shares or (_estimate(cover), _estimate(base))))
+    deciding = shares if shares and shares[1][0] >= READABLE else (_estimate(cover), _estimate(base))
+    missing = _near_zero(*deciding)
     return figures | {"verdict": FOUND if missing else NOT_FOUND, "evidence": evidence}
 
 

@@ -32,14 +32,15 @@ SHOWN = (
 """The columns of the table of all classes together."""
 BY_CLASS = ("kid", "precision", "recall", "coverage", "duplicates")
 FAULTS = {
-    COLLAPSE: ("Collapsed: the same few images come again and again", "no collapse was found"),
-    DROPPING: ("Dropped: next to never made", "no class is next to missing"),
+    COLLAPSE: ("Collapsed: the same few images come again and again", "none has collapsed"),
+    DROPPING: ("Dropped: next to never made", "none is next to missing"),
 }
 LIMITS = (
     "Limits: all of this is seen through one network's features, and figures of two networks cannot be compared. FID "
     "is too high for few images; precision, recall and the Vendi score depend on their number: compare a generator "
     "with the real images of the same class, not with figures of other runs or papers. An accuracy has the error of "
-    "the images that were tested, not of training once more. What no sign shows may still be wrong: look at the "
+    "the images that were tested; training once more moves that of a single class by several points, so single "
+    "classes have no verdict. What no sign shows may still be wrong: look at the "
     "pictures."
 )
 
@@ -90,7 +91,7 @@ def _sentences(run: Run, label: str) -> Iterator[str]:
             yield f"{label}: too few images to say whether there is a mode {sign}."
             continue
         if found.empty:
-            yield f"{label}: {otherwise} in {count(len(judged))} classes and groups."
+            yield f"{label}: {otherwise}, of {count(len(judged))} classes and groups looked at."
         for _, row in found.head(3).iterrows():
             where = "in all classes together" if row["class"] == ALL else str(row["class"])
             yield f"{label}. {words}, {where}: {row['evidence']}."
