@@ -73,7 +73,7 @@ def _comparison(run: Run) -> Section:
     tables = [
         t for t in (_summary(run), _differences(run), _pairs(run), _diversity(run), _best_of(run), _sets(run)) if t.rows
     ]
-    absent = not_measured(run, "summary", "differences", "pairs", "diversity", "sets", "samples")
+    absent = not_measured(run, "summary", "differences", "pairs", "diversity", "best_of", "sets", "samples")
     return Section("comparison", "Comparison", lead, tables, absent)
 
 

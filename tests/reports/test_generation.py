@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from harness.audit import GENERATION
+from reports import markdown
 from reports.build import build
 from reports.findings import findings
 from reports.load import load
@@ -49,3 +51,12 @@ def test_the_page_shows_figures_chart_and_pictures(generated: Path) -> None:
     assert "comparison-title" not in page
     text = (generated / "report.md").read_text()
     assert "| sr3 | all | 900 | 40.0 [37.0, 43.0] | 60.0 [57.0, 63.0] | -20.0" in text.replace("−", "-")
+
+
+@pytest.mark.parametrize("name", GENERATION)
+def test_a_missing_table_is_named(generated: Path, name: str) -> None:
+    """Each table of generators can be missing: the report is still written and names it as not measured."""
+    (generated / f"tables/{name}.parquet").unlink()
+    text = markdown.text(load(generated))
+    assert f"{name}.parquet is missing" in text
+    assert "Not measured is not passed." in text
