@@ -60,7 +60,7 @@ NEAR_ZERO = 0.2
 """A share that is surely below this part of the control's is near zero."""
 READABLE = 0.5
 """The share of a class's real images that must be read as it, for readings of generated ones to say anything."""
-SHOWN, MOST_CLASSES = 6, 20
+SHOWN, MOST_CLASSES = 4, 20
 """Pictures of a class, and classes."""
 
 Estimate = tuple[float, float, float]

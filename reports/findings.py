@@ -398,8 +398,10 @@ def _generated(run: Run) -> Iterator[Finding]:
     network = next(iter(run.record["generation"].get("networks") or {}), "")
     rows = run.table("generated")
     rows = rows[(rows["class"] == "all") & (rows["against"] == "test") & (rows["network"] == network)]
-    for measure, words in (("kid", "KID (lower is better)"), ("precision", "Precision"), ("recall", "Recall")):
+    measures = {"kid": ("KID × 10³, lower is better", 1000), "precision": ("Precision", 1), "recall": ("Recall", 1)}
+    for measure, (words, factor) in measures.items():
         mine = rows[rows["measure"] == measure]
+        mine = mine.assign(**{end: factor * mine[end] for end in ("value", "low", "high")})
         if each := _each(run, mine, "value", "low", "high"):
             yield Finding(words, f"By the features of {network}, all classes together: {each}.")
     accuracy = run.table("classification")

@@ -31,6 +31,8 @@ SHOWN = (
 )
 """The columns of the table of all classes together."""
 BY_CLASS = ("kid", "precision", "recall", "coverage", "duplicates")
+THOUSAND = {"kid": 1000}
+"""What is written as so many thousandths."""
 FAULTS = {
     COLLAPSE: ("Collapsed: the same few images come again and again", "none has collapsed"),
     DROPPING: ("Dropped: next to never made", "none is next to missing"),
@@ -111,11 +113,12 @@ def _figure(row: "pd.Series[Any] | None") -> Cell:
         return number_cell(NOTHING)
     if row["status"] == INSUFFICIENT:
         return number_cell(INSUFFICIENT, f"n = {count(row['n'])}", "muted")
-    return number_cell(multiple(row["value"], row["low"], row["high"]))
+    return number_cell(multiple(*(THOUSAND.get(row["measure"], 1) * row[end] for end in ("value", "low", "high"))))
 
 
 def _column(measure: str, against: str = "") -> Column:
     title, better = MEASURES[measure]
+    title = f"{title} × 10³" if measure in THOUSAND else title
     where = f"against {against}, " if against else ""
     return Column(title, f"{where}{BETTER[better]}")
 
