@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness import attack_effects, attacker, explanations, robustness
+from harness import attack_effects, attacker, explanations, generation_tables, robustness
 from harness.datasets import UNKNOWN
-from harness.diversity import DIVERSITY
+from harness.diversity import DIVERSITY, best_of
 from harness.fairness import groups as fairness
 from harness.fairness import tables as readings
 from harness.fairness.preservation import preservation_rows
@@ -93,7 +93,15 @@ COLUMNS = {
     "psnr psnr_low psnr_high lpips lpips_low lpips_high",
     "failures": "backend condition kind message n",
     "diversity": "backend samples n mean low high note",
+    "best_of": "backend k n value low high",
     "sets": "backend metric n value low high note",
+    "generated": "backend class network against measure n value low high status",
+    "modes": "backend class sign n verdict duplicates duplicates_low duplicates_high duplicates_real vendi vendi_real "
+    "recall recall_low recall_high recall_real coverage coverage_low coverage_high coverage_real "
+    "share share_low share_high share_real evidence",
+    "classification": "backend class n trained value low high real real_low real_high "
+    "difference difference_low difference_high verdict",
+    "drawn": "backend class place output",
     "hallucination": "backend measure n value low high note",
     "hallucinated": "backend place metric image value input output target hallucination uncertainty",
     "preservation": "backend measure instrument unit n value low high control loss loss_low loss_high",
@@ -106,11 +114,16 @@ FAIRNESS = (
     *("perceptual", "verification", "indices", "seeds", "probes", "instruments", "disagreement", "unread"),
 )
 """The tables of the fairness audit."""
+GENERATION = ("generated", "modes", "classification", "drawn")
+"""The tables of a generation suite, which has no others but failures."""
 
 
 def tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
     """All tables of a run, by name."""
     scores = Scores.of(folder)
+    if scores.record["suite"]["content"].get("generation"):
+        found = generation_tables.tables(scores)
+        return {name: _frame(name, found.get(name, [])) for name in COLUMNS} | {"failures": failures(scores)}
     makers = {
         "summary": summary,
         "differences": differences,
@@ -139,6 +152,8 @@ def tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
         "preservation": list(preservation_rows(scores)),
         "uncertainty": list(uncertainty_rows(scores)),
         "stages": list(stage_table(scores)),
+        "best_of": list(best_of(scores.rows, scores.labels)),
+        **{name: [] for name in GENERATION},
     }
     made = {name: make(scores) for name, make in makers.items()}
     return made | {name: _frame(name, found) for name, found in rows.items()}

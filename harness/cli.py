@@ -309,7 +309,8 @@ def _finish(folder: "RunFolder", judging: "Callable[[], Judgement] | None" = Non
     tables = write_tables(folder)
     judgement = judging() if judging else None
     files = build(folder.path, judgement)
-    _print_summary(tables)
+    if len(tables["summary"]):
+        _print_summary(tables)
     for verdict in judgement.verdicts if judgement else ():
         typer.echo(f"verdict: {verdict.label}: {verdict.status}")
     failures = tables["failures"]

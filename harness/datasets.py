@@ -179,6 +179,20 @@ def open_dataset(spec: str) -> Dataset:
     return Dataset(name, spec, licence, series or kind == "synthetic", attributes, records, found.notes + notes, series)
 
 
+def open_split(dataset: Dataset, split: str) -> Dataset:
+    """Another split of the same data.
+
+    Raises:
+        DatasetError: there is none, or the dataset is not confined to a split of its own.
+    """
+    kind, path, own = _parse(dataset.spec)
+    if own in ("", split):
+        raise DatasetError(
+            f"{one_line(dataset.spec)}: name the split to test on, another one than {split}, as in {kind}:PATH#test"
+        )
+    return open_dataset(f"{kind}:{path}#{split}")
+
+
 def limit(dataset: Dataset, n: int, seed: int = 0) -> Dataset:
     """A subset of `n` photos, in equal numbers from each race x gender (or other attribute) as far as they last.
 

@@ -3,8 +3,12 @@
 The measure is the mean LPIPS over all pairs of the outputs of one input (Zhu et al. 2017, "Toward multimodal
 image-to-image translation", section 5). It needs no ground truth, and more of it is neither better nor worse: what an
 input does not settle an upscaler has to invent, and diversity shows how much that is.
+
+Where there is a ground truth, the best of the first k outputs says whether diversity comes near it: `best_of` is the
+mean over images of the smallest LPIPS to the target among them.
 """
 
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,8 @@ from harness.images import load
 from harness.metrics import METRICS, score
 from harness.plan import CLEAN
 from harness.score import identity, image_labels, output_path, scale_of
-from harness.store import RunFolder, is_whole, read_table
+from harness.statistics import mean_intervals
+from harness.store import Row, RunFolder, is_whole, read_table
 
 DIVERSITY = {
     "name": "diversity",
@@ -27,6 +32,8 @@ DIVERSITY = {
     "recipe": f"mean over all pairs of the outputs of one input under several seeds; {METRICS['lpips_alex'].recipe}",
 }
 """The metric of its rows, and what the run record says of it."""
+SAMPLE_LPIPS = "sample_lpips"
+"""The metric of the rows that compare each of several outputs with the target."""
 BATCH = 16
 KEY = ["backend", "digest", "options", "image"]
 
@@ -55,7 +62,13 @@ def measure_diversity(folder: RunFolder, progress: Progress) -> None:
         task = progress.add_task(f"{backend['label']}: diversity", total=len(pending))
         for start in range(0, len(pending), BATCH):
             batch = pending[start : start + BATCH]
-            folder.append([common | labels[image] | {"image": image} | _figures(stored[image]) for image in batch])
+            folder.append(
+                [
+                    common | labels[image] | {"image": image} | row
+                    for image in batch
+                    for row in _figures(stored[image], folder.target(image))
+                ]
+            )
             progress.advance(task, len(batch))
 
 
@@ -73,6 +86,25 @@ def stored_samples(
     return found
 
 
-def _figures(files: list[Path]) -> dict[str, Any]:
-    value = pairwise_lpips(np.stack([load(file) for file in files]))
-    return {"value": value, "error": "too small for this metric" if np.isnan(value) else ""}
+def _figures(files: list[Path], target: Path) -> Iterator[Row]:
+    """The row of diversity, and where there is a target, one for each output."""
+    images = np.stack([load(file) for file in files])
+    value = pairwise_lpips(images)
+    yield {"value": value, "error": "too small for this metric" if np.isnan(value) else ""}
+    if target.exists():
+        truth = np.broadcast_to(load(target), images.shape)
+        for sample, distance in enumerate(score("lpips_alex", images, truth, truth, 1)):
+            yield {"metric": SAMPLE_LPIPS, "sample": sample, "value": float(distance)}
+
+
+def best_of(rows: pd.DataFrame, labels: Sequence[str]) -> Iterator[Row]:
+    """For each backend and k the mean LPIPS to the target of the best of the first k outputs, from the rows of a run.
+
+    The interval covers the images, for the seeds as they are.
+    """
+    mine = rows[(rows["metric"] == SAMPLE_LPIPS) & rows["value"].notna()]
+    for label in labels:
+        one = mine[mine["backend"] == label].pivot_table(index="image", columns="sample", values="value").dropna()
+        best = np.minimum.accumulate(one.to_numpy(float), axis=1)
+        for k, (mean, low, high) in enumerate(mean_intervals(best) if len(best) else [], 1):
+            yield {"backend": label, "k": k, "n": len(best), "value": mean, "low": low, "high": high}

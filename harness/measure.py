@@ -4,8 +4,10 @@ from rich.progress import Progress
 
 from harness.attack_effects import measure_attacks
 from harness.changes import measure_changes
+from harness.classification import measure_classification
 from harness.diversity import measure_diversity
 from harness.fairness.readings import measure_readings
+from harness.generated_sets import measure_generation
 from harness.hallucination import measure_hallucination
 from harness.hallucination_maps import draw_maps
 from harness.score import score_run
@@ -24,6 +26,8 @@ STAGES = (
     measure_readings,
     measure_hallucination,
     measure_uncertainty,
+    measure_generation,
+    measure_classification,
 )
 """Each appends the rows that are not there yet."""
 

@@ -109,7 +109,12 @@ def images_of(suite: Suite, dataset: Dataset, count: int) -> tuple[str, ...]:
 
 
 def plan(suite: Suite, dataset: Dataset) -> list[Step]:
-    """The steps of a suite over a dataset; all parts but the clean one use subsets stratified by group."""
+    """The steps of a suite over a dataset; all parts but the clean one use subsets stratified by group.
+
+    None of a suite that has nothing enlarged.
+    """
+    if suite.generation:
+        return []
 
     def subset(count: int) -> tuple[str, ...]:
         return images_of(suite, dataset, count) if count else ()

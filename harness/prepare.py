@@ -23,6 +23,7 @@ from harness.degrade import (
 )
 from harness.errors import DatasetError, ImageError, StoreError
 from harness.fairness.readings import describe_instruments
+from harness.generated_sets import describe_generation
 from harness.hallucination import describe_split
 from harness.images import load
 from harness.metrics import METRICS
@@ -38,6 +39,7 @@ def identity_of(dataset_sha256: str, suite: Suite) -> str:
     recipes = [METRICS[name].recipe for name in sorted(suite.used_metrics)]
     described = (describe(suite), describe_instruments(suite), describe_split(suite))
     recipes += [about["recipe"] for part in described for about in part.values()]
+    recipes += [json.dumps(about) for about in describe_generation(suite).values()]
     return hashlib.sha256(json.dumps([dataset_sha256, suite.sha256, recipes]).encode()).hexdigest()
 
 
@@ -148,6 +150,8 @@ def _clean_input(folder: RunFolder, dataset: Dataset, record: Record, suite: Sui
         bound = suite.photos.max_pixels
         return folder.cached_image(path, lambda: given_input(dataset.image(record), bound))
     target = folder.cached_image(folder.target(record.id), lambda: _target(dataset, record, suite))
+    if suite.generation:
+        return target  # nothing is enlarged
     return folder.cached_image(path, lambda: make_input(target, suite.low))
 
 
@@ -157,4 +161,4 @@ def _named(record: Record, error: ImageError) -> str:
 
 
 def _target(dataset: Dataset, record: Record, suite: Suite) -> NDArray[np.uint8]:
-    return make_target(dataset.image(record), suite.high, suite.target_kernel)
+    return make_target(dataset.image(record), suite.side, suite.target_kernel)

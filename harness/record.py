@@ -9,14 +9,17 @@ from typing import Any
 import pandas as pd
 
 from harness import __version__, environment
+from harness.classification import RECIPE
 from harness.corruptions import column_of
 from harness.datasets import AGE_RULE, Dataset
 from harness.diversity import DIVERSITY
 from harness.fairness.readings import describe_instruments, describe_measures
+from harness.generated_sets import describe_generation
 from harness.hallucination import describe_split
 from harness.meters import package_joules
 from harness.metrics import METRICS
 from harness.plan import Job, Step
+from harness.sampling import REAL_RECORD
 from harness.score import CONTROL_RECORD
 from harness.set_measures import describe
 from harness.store import SCHEMA
@@ -53,17 +56,25 @@ def new_record(
         "finished": None,
         "suite": _suite(job.suite),
         "dataset": _dataset(dataset, dataset_sha256, images),
-        "backends": [CONTROL_RECORD] if job.suite.reference else [],
+        "backends": _controls(job.suite),
         "metrics": {name: _metric(name) for name in METRICS if any(name in step.metrics for step in steps)},
         "diversity": DIVERSITY if job.suite.diversity else {},
         "set_metrics": describe(job.suite),
         "instruments": instruments,
         "measures": describe_measures(instruments) | describe_split(job.suite),
         "uncertainty": describe_uncertainty(job.suite, dataset),
+        "generation": _generation(job.suite),
         "speed": _speed(job.suite.speed),
         "environment": environment.describe(),
         "warnings": [],
     }
+
+
+def _controls(suite: Suite) -> list[dict[str, Any]]:
+    """The control arms that are no servers."""
+    if suite.generation:
+        return [REAL_RECORD]
+    return [CONTROL_RECORD] if suite.reference else []
 
 
 def usual_size(sizes: Iterable[Size]) -> Size:
@@ -75,8 +86,10 @@ def usual_size(sizes: Iterable[Size]) -> Size:
 def input_sizes(sizes: Collection[Size]) -> dict[str, Any]:
     """What the record says of the sizes of the inputs; texts are WIDTH x HEIGHT.
 
-    `columns` are those of `harness.corruptions.SEVERITIES` that fit them.
+    `columns` are those of `harness.corruptions.SEVERITIES` that fit them. Nothing where there are none.
     """
+    if not sizes:
+        return {}
     ordered = sorted(set(sizes), key=lambda size: (size[0] * size[1], size))
     named = {"smallest": ordered[0], "largest": ordered[-1], "timed": usual_size(sizes)}
     columns = sorted({column_of(max(size)) for size in ordered})
@@ -104,6 +117,12 @@ def _speed(speed: Speed | None) -> dict[str, Any] | None:
     counters = "joules that the whole processor used during the pass, whoever used them, by image"
     measured = not math.isnan(package_joules())
     return {"inputs": INPUTS, "energy": f"measured: {counters}" if measured else estimate}
+
+
+def _generation(suite: Suite) -> dict[str, Any]:
+    """What measures generated images, and the recipe of the classifier that learns from them."""
+    part = suite.generation
+    return describe_generation(suite) | ({"classifier": RECIPE} if part and part.classification else {})
 
 
 def _metric(name: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from harness.degrade import make_input, sample_seed
 from harness.errors import BackendError, ConfigError, one_line
 from harness.explainer import Explainer
 from harness.fairness.readings import describe_instruments
+from harness.generated_sets import describe_generation
 from harness.images import centre_square, load
 from harness.measure import measure
 from harness.metrics import preflight
@@ -30,6 +31,7 @@ from harness.plan import CLEAN, BackendSpec, Job, Step, images_of, parse_entry, 
 from harness.prepare import prepare
 from harness.record import continued, input_sizes, new_record, now, usual_size
 from harness.replicas import Replicas
+from harness.sampling import GENERATED, REAL, Sampler, prepare_training, training_split
 from harness.score import BASELINE, CONTROL, identity, image_labels, output_path
 from harness.session import Passage, refused
 from harness.set_measures import describe
@@ -56,6 +58,7 @@ def run(job: Job, progress: Progress) -> RunFolder:
     preflight(job.suite.used_metrics)
     describe(job.suite)  # opens and checks the networks
     describe_instruments(job.suite)
+    describe_generation(job.suite)
     dataset = open_dataset(job.dataset)
     if job.limit is not None:
         dataset = limit(dataset, job.limit, job.suite.seed)
@@ -75,11 +78,13 @@ def backend_specs(job: Job) -> list[BackendSpec]:
     from backends.registry import ENTRIES
 
     specs = [parse_entry(text) for text in job.backends or job.suite.backends]
-    if not any(spec.label == BASELINE for spec in specs):
+    if not (job.suite.generation or any(spec.label == BASELINE for spec in specs)):
         specs.insert(0, BackendSpec(BASELINE, None, BASELINE, {}))
+    if not specs:
+        raise ConfigError("no generator is named: give one by --backend, as in --backend NAME@HOST:PORT")
     labels = [spec.label for spec in specs]
     for spec in specs:
-        if labels.count(spec.label) > 1 or spec.label == CONTROL:
+        if labels.count(spec.label) > 1 or spec.label in (CONTROL, REAL):
             raise ConfigError(f"the name {spec.label!r} is taken; tell backends apart with name=, as in sr3,name=sr3-b")
         if spec.label == BASELINE and (spec.name != BASELINE or spec.address):
             raise ConfigError(f"the name {BASELINE!r} belongs to the control; choose another with name=")
@@ -135,6 +140,7 @@ class Run:
         self.backends: list[Replicas] = []
         self.record: dict[str, Any] = {}
         self.images = pd.DataFrame()
+        self.training = training_split(dataset, job.suite.generation) if job.suite.generation else None
         self.timing_inputs = cache(self._timing_inputs)
 
     def execute(self, specs: Sequence[BackendSpec], credentials: Mapping[str, Credentials]) -> None:
@@ -150,7 +156,7 @@ class Run:
             for backend in self.backends:
                 self._generate(backend)
                 self._time(backend)
-                self._attack_and_explain(backend)
+                self._ask_further(backend)
                 self._note(backend)
             for part in earlier:  # only now: their cases have been tried again
                 part.unlink(missing_ok=True)
@@ -171,7 +177,10 @@ class Run:
         )
         self.progress.update(task, completed=len(self.dataset.records))
         usable = self.images.loc[self.images["error"] == "", "image"].astype(str)
-        self.sizes = {image: png_size(self.folder.input(CLEAN.folder, image)) for image in usable}
+        inputs = {image: self.folder.input(CLEAN.folder, image) for image in usable}
+        self.sizes = {image: png_size(path) for image, path in inputs.items() if path.exists()}
+        if self.training and self.suite.generation:
+            prepare_training(self.folder, self.training, self.suite, self.suite.generation)
         self.labels = image_labels(self.images)
 
     def _open(self, spec: BackendSpec, credentials: Mapping[str, Credentials]) -> None:
@@ -195,6 +204,8 @@ class Run:
     def _generate(self, backend: Replicas) -> None:
         """Store the outputs that are missing, and a row for each failure; one that failed is not sampled further."""
         steps = [step for step in self.steps if _answers(backend.record, step)]
+        if not steps:
+            return
         task = self.progress.add_task(backend.spec.label, total=sum(len(self._usable(step)) for step in steps))
         failed: set[str] = set()
         pool = ThreadPoolExecutor(len(backend.sessions) + 1)  # one more reads and writes while the replicas work
@@ -211,14 +222,16 @@ class Run:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _attack_and_explain(self, backend: Replicas) -> None:
-        """Store the attacks and the maps of attribution that are missing, and a row for each failure."""
+    def _ask_further(self, backend: Replicas) -> None:
+        """Store the generated images, the attacks and the maps that are missing, and a row for each failure."""
         common = self._identity(backend) | {"condition": CLEAN.name, "scale": self.suite.scale}
-        for stage in self._stages(backend):
+        for stage in self._further(backend):
             for failure in stage.run(self.progress):
-                self.folder.append([common | self.labels[failure["image"]] | failure], "failed")
+                self.folder.append([common | self.labels.get(failure["image"], {}) | failure], "failed")
 
-    def _stages(self, backend: Replicas) -> Iterator[Attacker | Explainer]:
+    def _further(self, backend: Replicas) -> Iterator[Attacker | Explainer | Sampler]:
+        if self.suite.generation:
+            yield Sampler(self.folder, self.suite, backend)
         if part := self.suite.attacks:
             yield Attacker(self.folder, self.suite, part, backend, self._chosen(part.images))
         if maps := self.suite.explanations:
@@ -297,6 +310,8 @@ class Run:
             for image in step.images
             if image in self.sizes and not (step.sample or step.condition.draw)
         ]
+        if self.suite.generation:
+            rows = [who | {"condition": GENERATED, "metric": "output", "error": f"{type(error).__name__}: {error}"}]
         self.folder.append(rows, "failed")
 
     def _time(self, backend: Replicas) -> None:
@@ -329,6 +344,7 @@ class Run:
             self.record = new_record(self.job, self.dataset, self.dataset_sha256, self.images, self.steps)
             self.record |= continued(self.before, self.record)
             self.record["inputs"] = input_sizes(self.sizes.values())
+            self.record["training"] = self.training.spec if self.training else None
         self.record |= {"status": status, "finished": None if status == "running" else now()}
         self.folder.write_record(self.record)
 

@@ -27,11 +27,12 @@ from harness.errors import (
     Incompatible,
     Unauthenticated,
     Unavailable,
+    one_line,
 )
 from harness.meters import Meter, Usage
 from harness.plan import BackendSpec
 from harness.processes import LocalServer
-from harness.suite import Suite
+from harness.suite import Generation, Suite
 from protos.upscaler.v1 import upscaler_pb2 as pb
 from protos.values import Value
 
@@ -103,10 +104,24 @@ class Session:
 
     def _check(self, d: pb.DescribeResponse) -> None:
         suite, who = self.suite, self.spec.label
+        if suite.generation:
+            self._check_generator(suite.generation)
+            return
         if d.scales and suite.scale not in d.scales:
             raise Incompatible(f"{who} has no scale {suite.scale}; it has {sorted(d.scales)}: change the suite's scale")
         if suite.reference and (reason := self.refusal(suite.low, suite.low)):
             raise Incompatible(f"{who} {reason}")
+
+    def _check_generator(self, part: Generation) -> None:
+        who, side = self.spec.label, self.description.generated_size
+        if not self.generative:
+            raise Incompatible(f"{who} does not generate images, and this suite asks for nothing else; take it out")
+        if side != part.size:
+            raise Incompatible(f"{who} generates {side} x {side} pixels, the suite is about {part.size} x {part.size}")
+        unknown = next((name for name in part.classes if name not in self.description.classes), None)
+        if unknown is not None:
+            known = one_line(", ".join(self.description.classes) or "none")
+            raise Incompatible(f"{who} has no class {unknown!r}; its classes: {known}")
 
     def refusal(self, height: int, width: int) -> str:
         """Why the backend does not take inputs of a size in pixels; "" if it does."""
@@ -363,6 +378,7 @@ class Session:
             "domain_minimum": d.sizes.domain_minimum,
             "deterministic": d.deterministic,
             "gradient": self.differentiable,
+            "classes": [one_line(name, 100) for name in d.classes],
             "status": "ok",
             "error": None,
         }

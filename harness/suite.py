@@ -33,6 +33,12 @@ MOST_BLOCKS = 1024
 IDENTITY = "identity"
 """What the embeddings of faces are called among the readings."""
 
+UPSCALED = (
+    *("metrics", "set_metrics", "noise", "corruptions", "diversity", "speed", "fairness"),
+    *("hallucination", "uncertainty", "explanations", "attacks"),
+)
+"""The parts of a suite that are about enlarged images."""
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -325,8 +331,35 @@ class Attacks(Strict):
         return epsilons
 
 
+class Generation(Strict):
+    """Images that generators make of nothing but a class and a seed, held against real ones of `size` pixels a side.
+
+    `samples` images are made of each of `classes` (of all that a backend has, where none are named). The classes of the
+    real images are their `attributes`, joined by a space. Those of the run's dataset are the reference; those of its
+    split `training` are what generators were trained on. Sets are compared on equal numbers of images of each class;
+    classes with fewer than `minimum` on any side are not judged. `networks` give the features, the first those of the
+    findings; `instrument` reads what is in the images; `classification` asks for the Classification Accuracy Score.
+    """
+
+    size: int = Field(ge=MIN_SET_SIDE, le=1024)
+    samples: int = Field(default=200, ge=4, le=100_000)
+    classes: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = Field(default=("race", "gender"), min_length=1)
+    training: str = "train"
+    minimum: int = Field(default=100, ge=10)
+    networks: tuple[str, ...] = Field(default=("attributes",), min_length=1)
+    instrument: str | None = "attributes"
+    classification: bool = True
+
+    @field_validator("classes", "attributes")
+    @classmethod
+    def _once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        check_names(names, list(names), "name")
+        return names
+
+
 class Suite(Strict):
-    """What to measure: either `low` and `high`, the sides of input and output in pixels, or `photos`.
+    """What to measure: `low` and `high`, the sides of input and output in pixels, or `photos`, or `generation`.
 
     `backends` are read by `harness.plan.parse_entry`: `BACKEND -> BACKEND` is a chain.
     `target_kernel` makes the ground truth from a photo; another than bicubic only to repeat published comparisons.
@@ -347,7 +380,7 @@ class Suite(Strict):
     seed: int = Field(default=0, ge=0, lt=2**63)
     batch: int = Field(default=16, ge=1)
     deadline_s: float = Field(default=120, gt=0, allow_inf_nan=False)
-    metrics: tuple[str, ...] = Field(min_length=1)
+    metrics: tuple[str, ...] = ()
     networks: dict[str, str] = {}
     set_metrics: tuple[str, ...] = ()
     noise: Noise | None = None
@@ -359,6 +392,7 @@ class Suite(Strict):
     uncertainty: Uncertainty | None = None
     explanations: Explanations | None = None
     attacks: Attacks | None = None
+    generation: Generation | None = None
 
     _metrics = field_validator("metrics")(_known_metrics)
 
@@ -437,6 +471,15 @@ class Suite(Strict):
             raise ValueError(f"{PREDICTIONS}:FILE is there more than once; put all predictions into one file")
         return fairness
 
+    @field_validator("generation")
+    @classmethod
+    def _seen(cls, part: Generation | None, info: Any) -> Generation | None:  # noqa: ANN401 - as above
+        known = [*NETWORKS, *info.data.get("networks", {})]
+        if part:
+            check_names(part.networks, known, "network")
+            check_names((part.instrument,) if part.instrument else (), known, "instrument")
+        return part
+
     @field_validator("hallucination", "uncertainty")
     @classmethod
     def _of_the_truth(cls, part: Any, info: Any) -> Any:  # noqa: ANN401 - as above
@@ -466,25 +509,44 @@ class Suite(Strict):
 
     @model_validator(mode="after")
     def _one_kind_of_input(self) -> Self:
-        if (self.low > 0, self.high > 0) != (self.reference, self.reference):
-            raise ValueError("give low and high, the sides of input and output in pixels, or photos, and not both")
+        kinds = (self.low > 0 and self.high > 0, self.photos is not None, self.generation is not None)
+        if sum(kinds) != 1 or (self.low > 0) != (self.high > 0):
+            raise ValueError(
+                "give low and high, the sides of input and output in pixels, or photos, or generation: one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _measured(self) -> Self:
+        asked = [name for name in UPSCALED if getattr(self, name)]
+        if self.generation and asked:
+            raise ValueError(f"{asked[0]} is about upscaling, and generation has a suite of its own; take it out")
+        if not self.generation and not self.metrics:
+            raise ValueError(f"metrics: name one at least of {', '.join(METRICS)}")
         return self
 
     @property
     def reference(self) -> bool:
         """Whether there is a ground truth."""
-        return self.photos is None
+        return self.low > 0
+
+    @property
+    def side(self) -> int:
+        """The side in pixels of the real images that outputs are held against; 0 where there are none."""
+        return self.generation.size if self.generation else self.high
 
     @property
     def scale(self) -> int:
-        """The scale factor."""
-        return self.photos.scale if self.photos else self.high // self.low
+        """The scale factor; 1 where nothing is enlarged."""
+        if self.photos:
+            return self.photos.scale
+        return self.high // self.low if self.low else 1
 
     @property
     def used_metrics(self) -> set[str]:
         """Every metric of single images that some part of the suite asks for, or is made of."""
         by_patches = self.hallucination and "lpips" in self.hallucination.distances
-        alex = {"lpips_alex"} if self.diversity or by_patches else set()
+        alex = {"lpips_alex"} if self.diversity or by_patches or self.generation else set()
         return {*self.metrics, *alex, *(m for part in (self.noise, self.corruptions) if part for m in part.metrics)}
 
     @cached_property

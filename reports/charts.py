@@ -14,6 +14,7 @@ from markupsafe import escape
 
 from harness.score import BASELINE
 from reports.findings import DISTORTION
+from reports.generation import overall
 from reports.load import Run
 from reports.numbers import count
 
@@ -27,12 +28,15 @@ FONT = "Helvetica, Arial, sans-serif"
 
 def charts(run: Run) -> dict[str, str]:
     """Every chart that the tables allow, as SVG text by the name that tables refer to."""
-    found = {"perception-distortion": _scatter(run)}
+    found = {"perception-distortion": _scatter(run), "precision-recall": _precision_recall(run)}
+    found |= {"best-of": _best_of(run)}
     found |= {f"noise-{m}": _noise(run, m) for m in (run.headline, DISTORTION)}
     attributes = dict.fromkeys(run.table("groups", run.headline)["attribute"])
     found |= {f"groups-{a}": _groups(run, a) for a in attributes}
     found |= {f"robustness-{m}": _curves(run, m) for m in (run.headline, DISTORTION)}
     titles = {"perception-distortion": f"{run.title(run.headline)} against {run.title(DISTORTION)} of each backend"}
+    titles |= {"precision-recall": "Precision against recall of each generator"}
+    titles |= {"best-of": "LPIPS of the best of the first outputs of each backend"}
     titles |= {f"noise-{m}": f"{run.title(m)} of each backend under growing noise" for m in (run.headline, DISTORTION)}
     titles |= {f"groups-{a}": f"{run.title(run.headline)} of each backend by {a}" for a in attributes}
     titles |= {
@@ -127,6 +131,46 @@ def _scatter(run: Run) -> alt.TopLevelMixin | None:
         base.mark_text(align="left", dx=9, dy=-9, fontSize=12, limit=150).encode(x=across, y=up, text="backend:N"),
     ]
     return _finish(alt.layer(*layers[: 4 if len(data) <= DIRECT_LABELS else 3]), height=300)
+
+
+def _best_of(run: Run) -> alt.TopLevelMixin | None:
+    data = run.table("best_of")[["backend", "k", "value", "low", "high"]]
+    if data.empty:
+        return None
+    colour, shape = _encode(run, data["backend"])
+    title, scale = "LPIPS (AlexNet) of the best, lower is better", alt.Scale(zero=False)
+    across = alt.X("k:Q", title="outputs of an input", axis=alt.Axis(format="d", tickMinStep=1))
+    base = alt.Chart(data).encode(x=across, color=colour)
+    layers = [
+        base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q"),
+        base.mark_line(strokeWidth=1.5).encode(y=alt.Y("value:Q", title=title, scale=scale)),
+        base.mark_point(filled=True, size=60, opacity=1).encode(
+            y=alt.Y("value:Q", title=title, scale=scale), shape=shape
+        ),
+    ]
+    return _finish(alt.layer(*layers), height=200)
+
+
+def _precision_recall(run: Run) -> alt.TopLevelMixin | None:
+    """Of all classes together, by the first network."""
+    rows = overall(run)
+    columns = ["backend", "value", "low", "high"]
+    x, y = (rows.loc[rows["measure"] == measure, columns].dropna() for measure in ("recall", "precision"))
+    data = x.merge(y, on="backend", suffixes=("_x", "_y"))
+    if data.empty:
+        return None
+    colour, shape = _encode(run, data["backend"])
+    scale, end = alt.Scale(domain=[0, 1]), {"x": "recall: how much of the real set is made", "y": "precision"}
+    across, up = alt.X("value_x:Q", title=end["x"], scale=scale), alt.Y("value_y:Q", title=end["y"], scale=scale)
+    base = alt.Chart(data).encode(color=colour)
+    layers = [
+        base.mark_rule(strokeWidth=1.5).encode(x=alt.X("low_x:Q", title=end["x"], scale=scale), x2="high_x:Q", y=up),
+        base.mark_rule(strokeWidth=1.5).encode(
+            y=alt.Y("low_y:Q", title=end["y"], scale=scale), y2="high_y:Q", x=across
+        ),
+        base.mark_point(filled=True, size=80, opacity=1).encode(x=across, y=up, shape=shape),
+    ]
+    return _finish(alt.layer(*layers), height=300)
 
 
 def _noise(run: Run, metric: str) -> alt.TopLevelMixin | None:

@@ -44,6 +44,8 @@ class Difference:
 
 def findings(run: Run) -> list[Finding]:
     """All sentences of "In short", warnings last."""
+    if run.generative:
+        return [*_generated(run), *_warnings(run)]
     fidelity = _distortion(run) if run.reference else _sharpness(run)
     parts = (_absent(run), _headline(run), fidelity, _diversity(run), _speed(run), _groups(run), _noise(run))
     behaviour = (_corrupted(run), _attacked(run), _invented(run), _explained(run))
@@ -389,6 +391,36 @@ def _explained(run: Run) -> Iterator[Finding]:
         if each:
             text = f"Maps of {names(each)} {words}, beside a random and an edge map."
             yield Finding("Explanations", text, warning=verdict == "not faithful")
+
+
+def _generated(run: Run) -> Iterator[Finding]:
+    """Per generator what its images are beside real ones, and a warning for each fault that is found."""
+    network = next(iter(run.record["generation"].get("networks") or {}), "")
+    rows = run.table("generated")
+    rows = rows[(rows["class"] == "all") & (rows["against"] == "test") & (rows["network"] == network)]
+    measures = {"kid": ("KID × 10³, lower is better", 1000), "precision": ("Precision", 1), "recall": ("Recall", 1)}
+    for measure, (words, factor) in measures.items():
+        mine = rows[rows["measure"] == measure]
+        mine = mine.assign(**{end: factor * mine[end] for end in ("value", "low", "high")})
+        if each := _each(run, mine, "value", "low", "high"):
+            yield Finding(words, f"By the features of {network}, all classes together: {each}.")
+    accuracy = run.table("classification")
+    if each := _each(run, accuracy[accuracy["class"] == "all"], "value", "low", "high"):
+        text = f"Share of real images that a classifier gets right which was trained on generated ones alone: {each}."
+        yield Finding("Classification accuracy", text)
+    yield from _modes(run)
+    if rows.empty:
+        yield Finding("Generated images", f"Not measured: no generator has made any. {NOT_PASSED}", warning=True)
+
+
+def _modes(run: Run) -> Iterator[Finding]:
+    modes = run.table("modes")
+    found = modes[(modes["verdict"] == "found") & modes["backend"].isin(run.compared)]
+    for sign, words in (("collapse", "the same few images again and again"), ("dropping", "next to never made")):
+        for label, mine in found[found["sign"] == sign].groupby("backend", sort=False):
+            kinds = list(mine["class"])
+            shown = names(kinds if len(kinds) <= 4 else [*kinds[:3], f"{len(kinds) - 3} more"])
+            yield Finding(f"Mode {sign}", f"{label}, {words}: {shown}; {mine.iloc[0]['evidence']}.", warning=True)
 
 
 def _warnings(run: Run) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from harness.judge import Judgement
-from reports import explanations
+from reports import explanations, generation
 from reports.charts import charts
 from reports.findings import NOT_PASSED, findings
 from reports.load import Run
@@ -83,6 +83,7 @@ def _render(run: Run, judgement: Judgement | None, drawn: dict[str, Markup], alb
             map_labels=[label for label in run.labels if label in set(run.table("maps")["backend"])],
             worst=_worst(run, album),
             hallucinated=_hallucinated(run, album),
+            drawn=generation.pictures(run, album),
             album=album,
         )
     )

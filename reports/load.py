@@ -22,6 +22,7 @@ LIST_LIMIT = 1000
 
 NO_FACES = "the suite asks for no instruments that look at faces"
 NO_MAPS = "the suite asks for no explanations, or they have not run"
+NO_GENERATION = "no generator has made images"
 ABSENT: dict[str, str] = {
     "summary": "no case was scored",
     "differences": "no backend was scored on the same images as the baseline",
@@ -65,7 +66,12 @@ ABSENT: dict[str, str] = {
     "stages": "no backend of the suite is a chain",
     "failures": "failures were not counted",
     "diversity": "the suite asks for no diversity, or it has not run",
+    "best_of": "the suite asks for no diversity, or there is no ground truth",
     "sets": "the suite lists no measures of sets, or they have not run",
+    "generated": NO_GENERATION,
+    "modes": NO_GENERATION,
+    "classification": "the suite asks for no classification accuracy, or no class has images on all sides",
+    "drawn": NO_GENERATION,
     "hallucination": "the suite does not ask for hallucination, or it has not run",
     "hallucinated": "the suite does not ask for hallucination, or it has not run",
     "preservation": NO_FACES,
@@ -113,6 +119,11 @@ class Run:
     def reference(self) -> bool:
         """Whether the run has a ground truth; without one, the photos themselves were the inputs."""
         return not (self.record["suite"].get("content") or {}).get("photos")
+
+    @cached_property
+    def generative(self) -> bool:
+        """Whether the run is of generators, which enlarge nothing."""
+        return bool((self.record["suite"].get("content") or {}).get("generation"))
 
     @cached_property
     def headline(self) -> str:
@@ -185,6 +196,7 @@ def _shaped(record: dict[str, Any]) -> dict[str, Any]:
         "instruments",
         "measures",
         "uncertainty",
+        "generation",
     )
     for key in (*parts, "environment", "speed"):
         record[key] = record[key] if isinstance(record.get(key), dict) else {}

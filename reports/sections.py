@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from harness.score import BASELINE
-from reports import attacks, explanations, fairness, hallucination, robustness, stages
+from reports import attacks, explanations, fairness, generation, hallucination, robustness, stages
 from reports.findings import DISTORTION, ranks
 from reports.load import Run
 from reports.numbers import NOTHING, Format, count, duration, fit, multiple, names, significant, times
@@ -38,6 +38,8 @@ MINIMUM = {"end_to_end_p50": 11, "end_to_end_p90": 64, "end_to_end_p95": 130, "e
 @lru_cache(maxsize=1)
 def sections(run: Run) -> tuple[Section, ...]:
     """All numbered sections, in the order of the report: made once for the page and for the Markdown text."""
+    if run.generative:
+        return tuple(part(run) for part in (generation.section, _failures, _tested, _reproduce))
     parts: list[Callable[[Run], Section]] = [
         _comparison,
         _speed,
@@ -69,8 +71,10 @@ def _comparison(run: Run) -> Section:
     controls = [label for label in run.labels if run.is_control(label)]
     if controls:
         lead.append(f"{names(controls)}: control arms, run through the same instruments and not ranked.")
-    tables = [t for t in (_summary(run), _differences(run), _pairs(run), _diversity(run), _sets(run)) if t.rows]
-    absent = not_measured(run, "summary", "differences", "pairs", "diversity", "sets", "samples")
+    tables = [
+        t for t in (_summary(run), _differences(run), _pairs(run), _diversity(run), _best_of(run), _sets(run)) if t.rows
+    ]
+    absent = not_measured(run, "summary", "differences", "pairs", "diversity", "best_of", "sets", "samples")
     return Section("comparison", "Comparison", lead, tables, absent)
 
 
@@ -103,6 +107,27 @@ def _diversity(run: Run) -> Table:
     columns = [Column("Backend"), Column("n", "images"), Column("Outputs", "of each image")]
     columns += [Column(f"Mean LPIPS {how.power}".strip(), "more is not better")]
     return Table("Diversity: how far the outputs of one input differ with the seed", columns, rows, "diversity")
+
+
+def _best_of(run: Run) -> Table:
+    frame = by_backend(run, run.table("best_of"), "k")
+    how = fit(frame["value"], frame["high"] - frame["low"])
+    rows = []
+    for label, mine in frame.groupby("backend", sort=False):
+        cells = {
+            row["k"]: number_cell(how.interval(row["value"], row["low"], row["high"])) for _, row in mine.iterrows()
+        }
+        n = number_cell(count(mine["n"].max()))
+        rows.append([label_cell(run, str(label)), n, *(cells.get(k, number_cell(NOTHING)) for k in _tried(frame))])
+    columns = [Column("Backend"), Column("n", "images"), *(Column(f"Best of {count(k)}") for k in _tried(frame))]
+    caption = f"Best of the first outputs of an input: LPIPS (AlexNet) to the target {how.power}".strip()
+    return Table(f"{caption}, lower is better", columns, rows, "best_of", "best-of")
+
+
+def _tried(frame: pd.DataFrame) -> list[float]:
+    """Powers of two, and the last."""
+    tried = sorted(set(frame["k"]))
+    return [k for k in tried if k == tried[-1] or math.log2(k).is_integer()]
 
 
 def _sets(run: Run) -> Table:

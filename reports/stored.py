@@ -12,7 +12,7 @@ from reports.load import Run
 from reports.numbers import NOTHING
 from reports.parts import Cell, Column, Table
 
-ACCURACY = ("summary", "differences", "diversity", "sets")
+ACCURACY = ("summary", "differences", "diversity", "best_of", "sets")
 COST = ("speed", "scenarios", "untimed")
 WHOLE = ("uncertainty", "diffusion_index")
 """Tables that have groups, and first of all a row for everybody."""

@@ -171,8 +171,8 @@ def test_a_suite_of_photos_has_no_reference() -> None:
             "corruptions: {names: [fog], images: 4}\nmetrics:",
             "p.yaml:6: corruptions: psnr needs the ground",
         ),
-        ("photos:", "low: 16\nphotos:", "p.yaml:1: the suite: give low and high.* or photos, and not both"),
-        ("photos:", "low: 16\nhigh: 64\nphotos:", "p.yaml:1: the suite: give low and high.* or photos, and not both"),
+        ("photos:", "low: 16\nphotos:", "p.yaml:1: the suite: give low and high.* or photos, or generation"),
+        ("photos:", "low: 16\nhigh: 64\nphotos:", "p.yaml:1: the suite: give low and high.* or photos, or generation"),
         ("photos:\n  scale: 4\n  max_pixels: 10000\n", "", "p.yaml:1: the suite: give low and high"),
         ("max_pixels: 10000", "max_pixels: 9000000", "p.yaml:5: photos.max_pixels: 9000000 are more than 4000000"),
         ("max_pixels: 10000", "max_pixel: 10000", "p.yaml:.*max_pixel"),
@@ -202,3 +202,40 @@ def test_an_unknown_name_gets_a_suggestion(tmp_path: Path) -> None:
         load_suite("quik")
     with pytest.raises(ConfigError, match="neither a file nor"):
         load_suite(str(tmp_path / "none.yaml"))
+
+
+GENERATION = """name: made
+title: Made of nothing
+generation:
+  size: 64
+  networks: [attributes]
+"""
+
+
+def test_a_generation_suite_stands_alone() -> None:
+    """It has a side and no scale or ground truth, and names no metric of enlarged images."""
+    suite = parse_suite(GENERATION, "g.yaml")
+    assert suite.generation is not None
+    assert (suite.side, suite.scale, suite.reference, suite.metrics) == (64, 1, False, ())
+    assert (suite.generation.samples, suite.generation.attributes) == (200, ("race", "gender"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("size: 64", "size: 16", "g.yaml:4: generation.size: "),
+        (
+            "[attributes]",
+            "[attribute]",
+            "g.yaml:5: generation: unknown network 'attribute'; did you mean attributes|g.y",
+        ),
+        ("title:", "metrics: [psnr]\ntitle:", "g.yaml:1: the suite: metrics is about upscaling"),
+        ("title:", "low: 16\nhigh: 64\ntitle:", "g.yaml:1: the suite: give low and high.* or generation: one of them"),
+        ("size: 64", "size: 64\n  classes: [a, a]", "g.yaml:5: generation.classes: a is there twice"),
+        (GENERATION[GENERATION.index("generation") :], "low: 4\nhigh: 8\n", "the suite: metrics: name one at least"),
+    ],
+)
+def test_a_bad_generation_suite_is_refused(old: str, new: str, words: str) -> None:
+    """What is about upscaling, what is unknown and what is there twice are named with their line."""
+    with pytest.raises(ConfigError, match=words):
+        parse_suite(GENERATION.replace(old, new), "g.yaml")

@@ -132,12 +132,17 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
         "attacks": _attacks(),
         "failures": _failures(),
         "diversity": _diversity(),
+        "best_of": _best_of(),
         "sets": _sets(),
         "hallucination": _hallucination(),
         "hallucinated": _hallucinated(folder),
         "preservation": _preservation(),
         "uncertainty": _uncertainty(),
         "stages": _stages(),
+        "generated": _generated(),
+        "modes": _modes(),
+        "classification": _classification(),
+        "drawn": _drawn(folder),
     }
     return {name: pd.DataFrame(list(found)) for name, found in rows.items()}
 
@@ -417,6 +422,11 @@ def _diversity() -> Iterator[dict[str, Any]]:
     yield {"backend": "sr3", "samples": 4, "n": 20, "mean": 0.031, "low": 0.028, "high": 0.034, "note": ""}
 
 
+def _best_of() -> Iterator[dict[str, Any]]:
+    for k, value in enumerate((0.048, 0.044, 0.042, 0.041), 1):
+        yield {"backend": "sr3", "k": k, "n": 20, "value": value, "low": value - 0.002, "high": value + 0.002}
+
+
 def _sets() -> Iterator[dict[str, Any]]:
     for label, value in {"passthrough": 0.0, "bicubic": 0.41, "realesrgan": 0.12, "sr3": 0.008}.items():
         yield {"backend": label, "metric": "kid_alexnet", "n": 120, "value": value} | {
@@ -471,6 +481,43 @@ def _stages() -> Iterator[dict[str, Any]]:
         about = shared | {"stage": stage, "name": f"step-{stage}", "output_px": 16 * 2**stage, "steps": 8}
         times = {"compute_p50": share / 10, "compute_mean": share / 10, "share": share}
         yield about | times | _with_interval("psnr", 27.0) | _with_interval("lpips", lpips)
+
+
+def _generated() -> Iterator[dict[str, Any]]:
+    figures = {"kid": (0.01, "test"), "fid": (30.0, "test"), "precision": (0.9, "test"), "recall": (0.3, "test")}
+    for backend, kind in (("bicubic", "all"), ("sr3", "all"), ("sr3", "<b>white male</b>"), ("sr3", "black male")):
+        few = kind == "black male"
+        for measure, (value, against) in figures.items():
+            known = [float("nan")] * 3 if few else [value, value * 0.9, value * 1.1]
+            about = {"backend": backend, "class": kind, "network": "attributes", "against": against, "measure": measure}
+            ends = dict(zip(("value", "low", "high"), known, strict=True))
+            yield about | {"n": 40 if few else 900, "status": "insufficient" if few else "ok"} | ends
+
+
+def _modes() -> Iterator[dict[str, Any]]:
+    names = ("duplicates", "recall", "coverage", "share")
+    nothing = {f"{name}{end}": float("nan") for name in names for end in ("", "_low", "_high", "_real")}
+    nothing |= {"vendi": 3.0, "vendi_real": 90.0}
+    for sign, kind, verdict in (
+        ("collapse", "all", "found"),
+        ("collapse", "black male", "insufficient"),
+        ("dropping", "race = asian", "found"),
+        ("dropping", "white male", "not found"),
+    ):
+        about = {"backend": "sr3", "class": kind, "sign": sign, "n": 900, "verdict": verdict}
+        yield about | nothing | {"evidence": f"what shows the {sign}"}
+
+
+def _classification() -> Iterator[dict[str, Any]]:
+    own = {"value": 0.4, "low": 0.37, "high": 0.43, "real": 0.6, "real_low": 0.57, "real_high": 0.63}
+    gap = {"difference": -0.2, "difference_low": -0.24, "difference_high": -0.16, "verdict": "worse"}
+    yield {"backend": "sr3", "class": "all", "n": 900, "trained": 2000} | own | gap
+
+
+def _drawn(folder: Path) -> Iterator[dict[str, Any]]:
+    for place in (1, 2):
+        picture = _png(folder, f"drawn-{place}", 64, place)
+        yield {"backend": "sr3", "class": "white male", "place": place, "output": picture}
 
 
 def _explanations() -> Iterator[dict[str, Any]]:

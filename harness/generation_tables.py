@@ -1,0 +1,366 @@
+"""Tables of a generation suite: measures of sets, classification accuracy, modes that collapse or are missing.
+
+Generated and real images are compared in equal numbers of each class, the first of each by their seeds. The control
+arm, photos of the training split, stands for a generator as good as reality. Classes of too few images on a side are
+"insufficient". `duplicates` is the share of images that nearly repeat another one of their set, `copies` of those that
+nearly repeat a training image, each as near as 1 % of the real images are (`harness.manifold`). Vendi is taken of
+features from which their mean is subtracted, since otherwise all cosines are near 1.
+
+Intervals are of 95 %: of KID by jackknife over the images of both sides; of shares (Wilson) and means (bootstrap) over
+the images that are counted, for the balls, thresholds and classifiers as they are.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from harness.classification import Arm, arms, stored_answers
+from harness.fairness.inference import wilson
+from harness.generated_sets import PAIR_LPIPS, REFERENCE, feature_file, image_sets, reading_file
+from harness.manifold import Float, manifold_terms, near_copies, near_duplicates, vendi
+from harness.sampling import ALL, REAL
+from harness.scores import Scores, mean_interval
+from harness.set_measures import fid, kid
+from harness.statistics import verdict
+from harness.store import Row, read_table
+from harness.suite import Generation, Suite, stored_suite
+
+MEASURES: dict[str, tuple[str, bool | None]] = {
+    "kid": ("KID", False),
+    "fid": ("FID", False),
+    "precision": ("Precision", True),
+    "recall": ("Recall", True),
+    "density": ("Density", True),
+    "coverage": ("Coverage", True),
+    "vendi": ("Vendi score", True),
+    "lpips": ("LPIPS within a class", None),
+    "duplicates": ("Near-duplicates", False),
+    "copies": ("Near-copies of training images", False),
+}
+"""Title and direction of each measure of the table `generated`; None where more is neither better nor worse."""
+TEST, TRAINING = "test", "training"
+"""What a measure is against: photos of the run's dataset, or of the split that generators were trained on."""
+
+COLLAPSE, DROPPING = "collapse", "dropping"
+FOUND, NOT_FOUND, INSUFFICIENT = "found", "not found", "insufficient"
+UNJUDGED = "not judged"
+"""The verdict on the accuracy in one class: training once more moves it further than other test images do."""
+HALF = 0.5
+"""Vendi and recall below this part of the control's are signs of collapse."""
+REPEATED = 0.1
+"""A share of near-duplicates from which they are one."""
+SIGNS = 2
+"""Signs of three from which collapse is found: one alone may have another cause."""
+NEAR_ZERO = 0.2
+"""A share that is surely below this part of the control's is near zero."""
+READABLE = 0.5
+"""The share of a class's real images that must be read as it, for readings of generated ones to say anything."""
+SHOWN, MOST_CLASSES = 4, 20
+"""Pictures of a class, and classes."""
+
+Estimate = tuple[float, float, float]
+
+
+def tables(scores: Scores) -> dict[str, list[Row]]:
+    """The tables by name; nothing for other suites than those of generation."""
+    suite = stored_suite(scores.record) if scores.record["suite"]["content"].get("generation") else None
+    if suite is None or suite.generation is None or not (scores.folder.path / "training.parquet").exists():
+        return {}
+    audit = Audit(scores, suite, suite.generation)
+    generated = list(audit.generated())
+    return {
+        "generated": generated,
+        "modes": [*audit.collapses(generated), *audit.droppings(generated)],
+        "classification": list(audit.accuracies()),
+        "drawn": list(audit.drawn()),
+    }
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What is stored of a run, and what is made of it."""
+
+    scores: Scores
+    suite: Suite
+    part: Generation
+
+    @cached_property
+    def sets(self) -> dict[str, pd.DataFrame]:
+        """All stored images by set."""
+        return image_sets(self.scores.folder, self.scores.record, self.part, self.suite)
+
+    @property
+    def labels(self) -> list[str]:
+        """The control arm and the backends that have images."""
+        return [label for label in self.sets if label != REFERENCE]
+
+    @property
+    def generators(self) -> list[str]:
+        """The backends that have images."""
+        return [label for label in self.labels if label != REAL]
+
+    def classes(self, label: str) -> list[str]:
+        """The classes of a backend's images; of the control arm, all that there are."""
+        return [kind for kind in dict.fromkeys(self.sets[label]["class"]) if kind not in ("", ALL)]
+
+    def features(self, network: str, label: str) -> pd.DataFrame:
+        """The finite features of a set by image."""
+        path = feature_file(self.scores.folder, self.scores.record, network, label)
+        frame = read_table(path).set_index("image") if path.exists() else pd.DataFrame()
+        known: pd.DataFrame = frame[np.isfinite(frame.to_numpy(float)).all(axis=1)]
+        return known
+
+    # Measures of sets
+
+    def generated(self) -> Iterator[Row]:
+        """The rows of the table `generated`."""
+        for network in self.part.networks:
+            stored = {label: self.features(network, label) for label in self.sets}
+            for label in self.labels:
+                for kind in (ALL, *self.classes(label)):
+                    who = {"backend": label, "class": kind, "network": network}
+                    yield from (who | row for row in self._measured(stored, label, kind))
+        for label in self.labels:
+            yield from self._diversity(label)
+
+    def _measured(self, stored: dict[str, pd.DataFrame], label: str, kind: str) -> Iterator[Row]:
+        names = dict.fromkeys([label, REFERENCE, REAL])
+        usable = {name: self.sets[name][self.sets[name]["image"].isin(stored[name].index)] for name in names}
+        chosen = matched(usable, kind)
+        made, real, training = (stored[n].loc[chosen[n]].to_numpy(float) for n in (label, REFERENCE, REAL))
+        if len(made) < self.part.minimum:
+            for measure in (m for m in MEASURES if m != "lpips"):
+                yield _row(TEST, measure, len(made), (math.nan,) * 3, INSUFFICIENT)
+            return
+        for measure, estimate in _against(made, real):
+            yield _row(TEST, measure, len(made), estimate)
+        if label != REAL:
+            yield _row(TRAINING, "kid", len(made), _kid(made, training))
+            yield _row(TRAINING, "fid", len(made), (fid(made, training), math.nan, math.nan))
+            yield _row(TRAINING, "copies", len(made), _share(near_copies(made, real, training)))
+
+    def _diversity(self, label: str) -> Iterator[Row]:
+        """LPIPS within classes, from the rows of pairs."""
+        rows = self.scores.rows
+        mine = rows[(rows["metric"] == PAIR_LPIPS) & (rows["backend"] == label)]
+        for kind in (ALL, *self.classes(label)):
+            pairs = mine[mine["class"] == kind] if kind != ALL else mine
+            known = mean_interval(pairs["value"].to_numpy(float))
+            estimate = (known["mean"], known["low"], known["high"])
+            yield {"backend": label, "class": kind, "network": ""} | _row("", "lpips", len(pairs), estimate)
+
+    # Modes
+
+    def collapses(self, generated: list[Row]) -> Iterator[Row]:
+        """Whether the images of a generator, and of each class, are a few again and again."""
+        found = _by_key(generated, self.part.networks[0])
+        for label in self.generators:
+            for kind in (ALL, *self.classes(label)):
+                own, real = found.get((label, kind), {}), found.get((REAL, kind), {})
+                who = {"backend": label, "class": kind, "sign": COLLAPSE}
+                yield who | _collapse(own, real)
+
+    def droppings(self, generated: list[Row]) -> Iterator[Row]:
+        """Whether a class, or a group that the instrument reads, is next to missing among a backend's images."""
+        found = _by_key(generated, self.part.networks[0])
+        for label in self.generators:
+            for kind in self.classes(label):
+                own, real = found.get((label, kind), {}), found.get((REAL, kind), {})
+                shares = (self._read_as(label, kind), self._read_as(REAL, kind)) if self._reads_classes else None
+                who = {"backend": label, "class": kind, "sign": DROPPING}
+                yield who | _dropping(own, real, shares)
+            yield from self._missing_groups(label)
+
+    @cached_property
+    def _readings(self) -> dict[str, pd.DataFrame]:
+        """What the instrument says of each set, by image."""
+        name, record = self.part.instrument, self.scores.record
+        files = {s: reading_file(self.scores.folder, record, name, s) for s in self.sets} if name else {}
+        return {label: read_table(path).set_index("image") for label, path in files.items() if path.exists()}
+
+    @property
+    def _reads_classes(self) -> bool:
+        """Whether the instrument reads all attributes that classes are made of."""
+        return set(self.part.attributes) <= set(self._readings.get(REAL, ()))
+
+    def _read_as(self, label: str, kind: str) -> Estimate:
+        """The share of the images of a class that the instrument reads as this class."""
+        images, attributes = _of(self.sets[label], kind), list(self.part.attributes)
+        said = self._readings[label].loc[images, attributes].agg(" ".join, axis=1)
+        return _share((said == kind).to_numpy())
+
+    def _missing_groups(self, label: str) -> Iterator[Row]:
+        """The groups of each attribute that the instrument reads, among as many images of each class."""
+        chosen = matched({name: self.sets[name] for name in dict.fromkeys([label, REAL])}, ALL)
+        said = {name: self._readings[name].loc[images] for name, images in chosen.items() if name in self._readings}
+        for attribute in said[REAL].columns if len(said.get(REAL, ())) >= self.part.minimum else ():
+            for group in sorted(set(said[REAL][attribute]) - {""}):
+                own, real = (_share((said[name][attribute] == group).to_numpy()) for name in (label, REAL))
+                who = {"backend": label, "class": f"{attribute} = {group}", "sign": DROPPING, "n": len(said[label])}
+                yield who | _named("share", own) | {"share_real": real[0]} | _missing(own, real)
+
+    # Classification
+
+    def accuracies(self) -> Iterator[Row]:
+        """The rows of the table `classification`: overall, by class and by group of each attribute."""
+        for label in self.generators if self.part.classification else ():
+            found = arms(self.sets, label)
+            answers = [stored_answers(self.scores.folder, arm) for arm in found or ()]
+            if found and answers[0] is not None and answers[1] is not None:
+                yield from self._accuracy(label, found[0], answers[0], answers[1])
+
+    def _accuracy(self, label: str, arm: Arm, own: pd.DataFrame, real: pd.DataFrame) -> Iterator[Row]:
+        right = pd.DataFrame({"own": own["said"] == own["truth"], "real": real["said"] == real["truth"]}).astype(float)
+        test = arm.test.set_index("image")
+        groups: dict[str, pd.Series] = {ALL: pd.Series(data=True, index=test.index)}
+        groups |= {kind: test["class"] == kind for kind in arm.classes}
+        attributes = self.part.attributes if len(self.part.attributes) > 1 else ()
+        groups |= {f"{a} = {group}": test[a] == group for a in attributes for group in sorted(set(test[a]))}
+        for name, members in groups.items():
+            values = right.loc[members[members].index].to_numpy(float)
+            counts = {"n": len(values), "trained": len(arm.training)}
+            row = {"backend": label, "class": name} | counts | self._compared(values)
+            yield row if name == ALL or row["verdict"] == INSUFFICIENT else row | {"verdict": UNJUDGED}
+
+    def _compared(self, values: Float) -> Row:
+        if len(values) < self.part.minimum:
+            return {"verdict": INSUFFICIENT}
+        own, real, gap = (mean_interval(v) for v in (values[:, 0], values[:, 1], values[:, 0] - values[:, 1]))
+        figures = {"value": own, "real": real, "difference": gap}
+        row = {k: v for name, known in figures.items() for k, v in _named(name, tuple(known.values())).items()}
+        return row | {"verdict": verdict(gap["low"], gap["high"], higher_is_better=True)}
+
+    # Pictures
+
+    def drawn(self) -> Iterator[Row]:
+        """The first images of each class of each backend and of the control arm: not picked."""
+        for label in self.labels:
+            for kind in [*dict.fromkeys(self.sets[label]["class"])][:MOST_CLASSES]:
+                mine = self.sets[label][self.sets[label]["class"] == kind].head(SHOWN)
+                for place, path in enumerate(mine["path"], 1):
+                    where = str(path.relative_to(self.scores.folder.path))
+                    yield {"backend": label, "class": kind, "place": place, "output": where}
+
+
+def matched(frames: dict[str, pd.DataFrame], kind: str) -> dict[str, list[str]]:
+    """As many images of each set, of one class; or of all of the first set's classes, the same number of each."""
+    kinds = [kind] if kind != ALL else list(dict.fromkeys(next(iter(frames.values()))["class"]))
+    chosen: dict[str, list[str]] = {name: [] for name in frames}
+    for each in kinds:
+        members = {name: _of(frame, each) for name, frame in frames.items()}
+        count = min(map(len, members.values()))
+        for name, images in members.items():
+            chosen[name] += images[:count]
+    return chosen
+
+
+def _of(frame: pd.DataFrame, kind: str) -> list[str]:
+    """The images of a class; all, where the generator knows none."""
+    return list(frame["image"] if kind == ALL else frame.loc[frame["class"] == kind, "image"])
+
+
+def _row(against: str, measure: str, n: int, estimate: Estimate, status: str = "ok") -> Row:
+    return {"against": against, "measure": measure, "n": n} | _named("value", estimate) | {"status": status}
+
+
+def _named(name: str, estimate: tuple[float, ...]) -> Row:
+    value, low, high = estimate
+    ends = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
+    return {name: value, ends[0]: low, ends[1]: high}
+
+
+def _against(made: Float, real: Float) -> Iterator[tuple[str, Estimate]]:
+    yield "kid", _kid(made, real)
+    yield "fid", (fid(made, real), math.nan, math.nan)
+    for name, terms in manifold_terms(real, made).items():
+        known = mean_interval(terms)
+        mean = (known["mean"], known["low"], known["high"])
+        yield name, mean if name == "density" else _share(terms > 0)
+    yield "vendi", (_worth(made), math.nan, math.nan)
+    yield "duplicates", _share(near_duplicates(made, real))
+
+
+def _worth(made: Float) -> float:
+    """The Vendi score around the mean; 1 where nothing differs from it."""
+    found = vendi(made - made.mean(axis=0))
+    return 1.0 if math.isnan(found) else found
+
+
+def _kid(made: Float, real: Float) -> Estimate:
+    found = kid(made, real)
+    return found.value, found.low, found.high
+
+
+def _share(hits: NDArray[np.bool_]) -> Estimate:
+    return float(hits.mean()) if len(hits) else math.nan, *wilson(int(hits.sum()), len(hits))
+
+
+# Findings
+
+
+def _by_key(generated: list[Row], network: str) -> dict[tuple[str, str], dict[str, Row]]:
+    """(backend, class) -> measure -> row, against the test images, by the first network."""
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in generated:
+        if row["network"] == network and row["against"] == TEST and row["status"] == "ok":
+            found.setdefault((row["backend"], row["class"]), {})[row["measure"]] = row
+    return found
+
+
+def _collapse(own: dict[str, Row], real: dict[str, Row]) -> Row:
+    """Signs of three: many near-duplicates, a small Vendi score, little recall, each beside the control's."""
+    if not own or not real:
+        return {"n": 0, "verdict": INSUFFICIENT, "evidence": "too few images"}
+    dup, rec, ven = ((own[name], real[name]) for name in ("duplicates", "recall", "vendi"))
+    signs = (
+        dup[0]["low"] > dup[1]["high"] and dup[0]["value"] >= REPEATED,
+        ven[0]["value"] < HALF * ven[1]["value"],
+        rec[0]["high"] < HALF * rec[1]["low"],
+    )
+    figures = {"n": dup[0]["n"], "vendi": ven[0]["value"], "vendi_real": ven[1]["value"]}
+    for name, pair in (("duplicates", dup), ("recall", rec)):
+        figures |= _named(name, _estimate(pair[0])) | {f"{name}_real": pair[1]["value"]}
+    evidence = (
+        f"{_percent(dup[0])} of the images nearly repeat another ({_percent(dup[1])} of real ones); they are worth "
+        f"{ven[0]['value']:.3g} different images ({ven[1]['value']:.3g}); recall {_percent(rec[0])} "
+        f"({_percent(rec[1])})"
+    )
+    return figures | {"verdict": FOUND if sum(signs) >= SIGNS else NOT_FOUND, "evidence": evidence}
+
+
+def _estimate(row: Row) -> Estimate:
+    return row["value"], row["low"], row["high"]
+
+
+def _percent(row: Row) -> str:
+    return f"{100 * row['value']:.0f} %"
+
+
+def _dropping(own: dict[str, Row], real: dict[str, Row], shares: tuple[Estimate, Estimate] | None) -> Row:
+    """By how many images of a class are read as such; where it cannot be read, by the coverage of its real images."""
+    if not own or not real:
+        return {"n": 0, "verdict": INSUFFICIENT, "evidence": "too few images"}
+    cover, base = own["coverage"], real["coverage"]
+    figures = {"n": cover["n"], **_named("coverage", _estimate(cover)), "coverage_real": base["value"]}
+    evidence = f"a sample is near {_percent(cover)} of its real images ({_percent(base)} for real ones)"
+    if shares:
+        figures |= _named("share", shares[0]) | {"share_real": shares[1][0]}
+        read = f"{100 * shares[0][0]:.0f} % of the images asked for are read as it ({100 * shares[1][0]:.0f} %)"
+        evidence = f"{read}; {evidence}"
+    deciding = shares if shares and shares[1][0] >= READABLE else (_estimate(cover), _estimate(base))
+    missing = _near_zero(*deciding)
+    return figures | {"verdict": FOUND if missing else NOT_FOUND, "evidence": evidence}
+
+
+def _missing(own: Estimate, real: Estimate) -> Row:
+    evidence = f"{100 * own[0]:.1f} % of all images are read as it ({100 * real[0]:.1f} % of as many real ones)"
+    return {"verdict": FOUND if _near_zero(own, real) else NOT_FOUND, "evidence": evidence}
+
+
+def _near_zero(own: Estimate, real: Estimate) -> bool:
+    return own[2] < NEAR_ZERO * real[0]
