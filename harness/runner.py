@@ -231,7 +231,7 @@ class Run:
 
     def _further(self, backend: Replicas) -> Iterator[Attacker | Explainer | Sampler]:
         if self.suite.generation:
-            yield Sampler(self.folder, self.suite, backend)
+            yield Sampler(self.folder, self.suite, backend, self._identity(backend))
         if part := self.suite.attacks:
             yield Attacker(self.folder, self.suite, part, backend, self._chosen(part.images))
         if maps := self.suite.explanations:

@@ -25,6 +25,8 @@ from harness.degrade import make_target, seed_of
 from harness.errors import BackendError, ConfigError, DatasetError, ImageError
 from harness.replicas import Replicas
 from harness.score import CONTROL_RECORD
+from harness.session import Passage
+from harness.stages import stage_rows
 from harness.store import SCHEMA, Row, RunFolder, is_whole, read_table, slug
 from harness.suite import Generation, Suite
 
@@ -82,14 +84,15 @@ def _key(backend: dict[str, Any], kind: str, seed: int) -> str:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Asks one backend for images."""
+    """Asks one backend for images; `identity` is what all its rows say."""
 
     folder: RunFolder
     suite: Suite
     backend: Replicas
+    identity: Row
 
     def run(self, progress: Progress) -> Iterator[Row]:
-        """Store the images that are missing; yields what is to be noted of each that failed."""
+        """Store the images that are missing, and the times of a chain's stages; yields what to note of a failure."""
         record = self.backend.record
         samples = samples_of(self.folder, self.suite, record)
         pending = [sample for sample in samples if not is_whole(sample.path)]
@@ -99,7 +102,8 @@ class Sampler:
         pool = ThreadPoolExecutor(len(self.backend.sessions))
         try:
             batches = [*self._batches(pending)]
-            for batch, failures in zip(batches, pool.map(self._store, batches), strict=True):
+            for batch, (failures, stages) in zip(batches, pool.map(self._store, batches), strict=True):
+                self.folder.append(stages)
                 progress.advance(task, len(batch))
                 yield from failures
         finally:
@@ -109,18 +113,21 @@ class Sampler:
         most = max(1, min(self.backend.batch, REQUEST_PIXELS // self.suite.side**2))
         return (samples[start : start + most] for start in range(0, len(samples), most))
 
-    def _store(self, samples: Sequence[Sample]) -> list[Row]:
-        """Ask for a batch; returns a row for each image that failed."""
-        failures = []
-        results = self.backend.generate([Draw(s.id, s.seed, s.place) for s in samples])
+    def _store(self, samples: Sequence[Sample]) -> tuple[list[Row], list[Row]]:
+        """Ask for a batch; returns a row for each image that failed, and the rows of a chain's stages."""
+        failures, stages = list[Row](), list[Row]()
+        results = self.backend.staged([Draw(s.id, s.seed, s.place) for s in samples])
         for sample, result in zip(samples, results, strict=True):
+            about = {"image": sample.id, "class": sample.kind, "seed": sample.seed, "condition": GENERATED}
             if isinstance(result, BackendError):
-                text = f"{type(result).__name__}: {result}"
-                about = {"image": sample.id, "class": sample.kind, "seed": sample.seed}
-                failures.append(about | {"condition": GENERATED, "metric": "output", "error": text})
+                failures.append(about | {"metric": "output", "error": f"{type(result).__name__}: {result}"})
             else:
-                self.folder.write_image(sample.path, result)
-        return failures
+                self.folder.write_image(sample.path, result[-1].image)
+                stages += [self.identity | about | row for row in self._stage_rows(sample, result)]
+        return failures, stages
+
+    def _stage_rows(self, sample: Sample, passages: Sequence[Passage]) -> Iterator[Row]:
+        return stage_rows(self.backend.record, sample.seed, passages) if "stages" in self.backend.record else iter(())
 
 
 def training_split(dataset: Dataset, part: Generation) -> Dataset:
