@@ -207,7 +207,9 @@ def checked_pixels(output: NDArray[np.uint8] | NDArray[np.floating], batch: Batc
         ValueError: the shape is wrong or a value is not finite.
     """
     _check(output, _output_shape(batch))
-    return np.asarray(output, np.uint8) if output.dtype == np.uint8 else to_uint8(np.asarray(output, np.float64))
+    if output.dtype == np.uint8:
+        return np.asarray(output, np.uint8)
+    return np.stack([to_uint8(np.asarray(image, np.float64)) for image in output])  # one at a time: bounds memory
 
 
 def checked_gradients(answer: Gradients, batch: FloatBatch) -> Answer:

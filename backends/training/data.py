@@ -4,7 +4,7 @@ import hashlib
 import io
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from harness.metrics import score
 from harness.resize import resize, to_uint8
 
 RACES = ("white", "black", "asian", "indian", "other")
@@ -30,14 +31,37 @@ def data_root() -> Path:
 
 def load_images(spec: str, size: int) -> NDArray[np.uint8]:
     """All images of `FOLDER#SPLIT` as (N, size, size, 3) uint8, centre-cropped and resized; cached under .cache/."""
-    files = _files(spec)
-    key = hashlib.sha256("".join(f"{f}{f.stat().st_size}{size}" for f in files).encode()).hexdigest()[:16]
+    return _cached(spec, str(size), lambda: np.stack([_decode(data, size) for data in _all(spec)]))
+
+
+def load_sharpest(spec: str, size: int, count: int) -> NDArray[np.uint8]:
+    """The `count` sharpest images of `FOLDER#SPLIT`, as `load_images` gives them, in the order of the split; cached.
+
+    Sharpness is the metric of that name, the variance of the Laplacian, which grain and JPEG's blocks raise, too.
+
+    Raises:
+        ValueError: the split has fewer images.
+    """
+
+    def choose() -> NDArray[np.uint8]:
+        images = (_decode(data, size)[None] for data in _all(spec))
+        sharpness = np.concatenate([score("sharpness", image, None, image, 1) for image in images])
+        if len(sharpness) < count:
+            raise ValueError(f"sharpest: {count} images are asked for, {spec} has {len(sharpness)}")
+        chosen = set(np.argsort(-sharpness, kind="stable")[:count].tolist())
+        return np.stack([_decode(data, size) for i, data in enumerate(_all(spec)) if i in chosen])
+
+    return _cached(spec, f"{size} sharpest {count}", choose)
+
+
+def _cached(spec: str, recipe: str, make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """What `make` makes of a split, kept in a file that is named after the split's files and the recipe."""
+    key = hashlib.sha256("".join(f"{f}{f.stat().st_size}{recipe}" for f in _files(spec)).encode()).hexdigest()[:16]
     cache = Path(".cache/training") / f"{key}.npy"
     if not cache.exists():
         cache.parent.mkdir(parents=True, exist_ok=True)
-        images = np.stack([_decode(b, size) for f in files for b in _bytes(f)])
         partial = cache.with_name(cache.name + ".part.npy")
-        np.save(partial, images)
+        np.save(partial, make())
         partial.rename(cache)
     loaded: NDArray[np.uint8] = np.load(cache)
     return loaded
@@ -107,6 +131,11 @@ def _files(spec: str) -> list[Path]:
     if not files:
         raise FileNotFoundError(f"{data_root() / folder}: no {split}-*.parquet; set HARNESS_DATA to the data folder")
     return files
+
+
+def _all(spec: str) -> Iterator[bytes]:
+    """The encoded images of a split."""
+    return itertools.chain.from_iterable(map(_bytes, _files(spec)))
 
 
 def _bytes(file: Path) -> Iterator[bytes]:

@@ -293,8 +293,8 @@ def test_the_backend_serves_what_was_trained(monkeypatch: pytest.MonkeyPatch, ta
     outputs = ours.upscale(Batch(low, 4, ("a", "b"), (1, 1), options), lambda _done, _total: None)
     with torch.no_grad():
         drawn = [
-            trainer.task._sample(trainer.average, to_model(image[None]), torch.Generator().manual_seed(1))
-            for image in images
+            trainer.task._sample(trainer.average, enlarge(image[None], 4), torch.Generator().manual_seed(1))
+            for image in low
         ]
     difference = np.abs(outputs - to_images(torch.cat(drawn)))
     assert difference.mean() < 0.5  # the training's validation computes in bfloat16
