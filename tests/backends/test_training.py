@@ -34,6 +34,7 @@ from backends.cdm.backend import CDMBase, CDMStage
 from backends.checkpoint import load_network
 from backends.pixels import enlarge, to_images, to_model
 from backends.sr3 import backend
+from backends.sr3.tiled import SR3Tiled
 from backends.sr3.unet import UNet
 from backends.training import __main__ as command
 from backends.training import card, cdm, student
@@ -42,6 +43,7 @@ from backends.training.data import batches, class_names, label_vectors, load_cla
 from backends.training.diffusion import SR3Task, blurred, noisy, stratified_t
 from backends.training.loop import Trainer, learning_rate
 from backends.training.portraits import nearest
+from harness.metrics import score
 from harness.resize import resize, to_uint8
 from protos.values import Value
 
@@ -174,6 +176,9 @@ def test_shipped_configs_are_valid(path: Path) -> None:
         ({"network": {"kind": "unet", "multipliers": [1, 0]}}, "multipliers.1"),
         ({"high": 18}, "high must be a multiple of 4"),
         ({"low": 5}, "high must be a multiple of low"),
+        ({"crops": {"photo": 18, "sharpest": 2}}, "crops.photo must be at least high, 16, and a multiple of"),
+        ({"crops": {"photo": 40, "sharpest": 2}, "high": 20}, "high must be a multiple of 16: a crop is a tile"),
+        ({"crops": {"photo": 20, "sharpest": 2}, "races": {"asian": 3}}, "take one out"),
         ({"more\n\x1b[31m" + "x" * 1000: 1}, "Extra inputs"),
     ],
 )
@@ -276,6 +281,44 @@ def test_blur_and_noise_are_of_the_inputs_alone() -> None:
     assert 0.15 < float(deviations.max()) < 0.22
     assert blurred(low, 0, rng) is low
     assert noisy(low, 0, rng) is low
+
+
+CROPS: dict[str, Any] = {"crops": {"photo": 20, "sharpest": 6}}
+
+
+@pytest.mark.usefixtures("folder")
+def test_crops_are_of_the_sharpest_photos_and_of_whole_inputs() -> None:
+    """The photos with the highest sharpness are kept; a crop of photo and enlarged input is from one place of both."""
+    task = SR3Task(config(**CROPS))
+    every = load_images("faces#train", 20)
+    sharpness = score("sharpness", every, None, every, 1)
+    np.testing.assert_array_equal(task.pairs.images, every[np.sort(np.argsort(-sharpness)[:6])])
+    hr = to_model(task.pairs.images)
+    rng = torch.Generator().manual_seed(0)
+    seen, up = task._seen(hr, task._enlarged(hr), rng)
+    assert seen.shape == up.shape == (6, 3, 16, 16)
+    low = np.stack([to_uint8(resize(image.astype(np.float64), 5, 5)) for image in task.pairs.images])
+    places = [
+        (top, left)
+        for i in range(6)
+        for top, left in itertools.product((0, 4), repeat=2)
+        if torch.equal(seen[i], hr[i, :, top : top + 16, left : left + 16])
+        and torch.allclose(up[i], enlarge(low[i : i + 1], 4)[0, :, top : top + 16, left : left + 16], atol=1e-5)
+    ]
+    assert len(places) == 6
+    assert len(set(places)) > 1
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_training_on_crops_serves_photos_by_tiles() -> None:
+    """Its weights tell the tile; more photos than there are cannot be the sharpest."""
+    settings = config(**CROPS)
+    trainer = train(settings)
+    path = card.export(settings, *trainer.task.export())
+    served = SR3Tiled(str(path.resolve()))
+    assert served.description.options[2].default == 16
+    with pytest.raises(ConfigError, match="sharpest: 11 images are asked for, faces#train has 10"):
+        SR3Task(config(crops={"photo": 20, "sharpest": 11}))
 
 
 @pytest.mark.usefixtures("folder")
