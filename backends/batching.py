@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -145,6 +146,7 @@ class Batcher:
         try:
             parts = self._answers(jobs)
         except Exception as error:  # noqa: BLE001 - raised in the thread of its request
+            clear_frames(error.__traceback__)  # else what the model held stays until the garbage collector comes
             if len(jobs) == 1:
                 jobs[0].outcome = error
             else:

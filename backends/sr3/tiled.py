@@ -4,7 +4,9 @@ The network's GroupNorm takes its statistics over what it sees, so they differ b
 crops that it was trained on, and windows as wide as a quarter of a tile hide the steps. Its attention is over one tile.
 """
 
+import ctypes
 import itertools
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,6 +27,8 @@ from backends.sr3 import diffusion, tiles, unet
 
 LARGEST = 512
 """Pixels a side of an input."""
+M_MMAP_THRESHOLD, CANVAS_BYTES = -3, 4 * 2**20
+"""The parameter of glibc's mallopt(3), and the size from which on freed memory goes back to the system."""
 STEPS = Option("steps", 8, "network evaluations for each tile", minimum=1, maximum=1000)
 BACK_PROJECTIONS = Option(
     "back_projections", 1, "corrections by the difference to the input that is left at the end", minimum=0, maximum=20
@@ -42,6 +46,7 @@ class SR3Tiled:
     """
 
     def __init__(self, weights: str = "sr3-x4", **settings: str) -> None:
+        return_canvases()
         self.device = Device(**settings)
         path = weights_file(FOLDER, weights)
         network, metadata = load_network(path, unet.UNet)
@@ -114,6 +119,12 @@ class SR3Tiled:
         for _ in range(int(batch.options["back_projections"])):
             output = back_project(output, image)
         return to_images(output)
+
+
+def return_canvases() -> None:
+    """Have freed canvases given back to the system at once: glibc would keep them for its process."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, CANVAS_BYTES)
 
 
 def _tile_option(tile: int, least: int) -> Option:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,8 +22,9 @@ from backends.sr3.tiled import SR3Tiled
 from backends.sr3.unet import UNet
 from harness.client import Client, Item
 from harness.contract import CHECKS, check_address
-from harness.errors import BadRequest
+from harness.errors import BadRequest, DeadlineExceeded
 from harness.metrics import score
+from harness.processes import LocalServer
 from harness.resize import resize, to_uint8
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -224,20 +224,20 @@ def test_weights_for_whole_images_are_refused(weights: Path, backend: SR3Tiled) 
 
 
 @pytest.fixture(scope="module")
-def served(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A client of the backend in a process of its own."""
-    command = [sys.executable, "-m", "backends.serve", "sr3-x4", f"--set=weights={weights}"]
-    handshake = tmp_path_factory.mktemp("address") / "sr3-x4"
-    process = subprocess.Popen(
-        [*command, "--handshake", str(handshake)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    client = Client(process.stdout.readline().split()[-1])
+def server(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+    """The backend in a process of its own."""
+    settings = {"weights": str(weights)}
+    with LocalServer("sr3-x4", tmp_path_factory.mktemp("logs") / "log", settings) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def served(server: LocalServer) -> Iterator[Client]:
+    """A client of it."""
+    client = Client(server.address)
     client.describe()
     yield client
     client.close()
-    process.terminate()
-    process.communicate()
 
 
 def test_it_keeps_the_contract(served: Client) -> None:
@@ -251,3 +251,17 @@ def test_a_bad_tile_is_refused_by_field(served: Client) -> None:
     """The refusal names the option over the wire."""
     with pytest.raises(BadRequest, match=r"options\.tile"):
         served.upscale([Item("a", photo(9, 9), 0)], 4, {"tile": 20}, 60)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is forgotten, and freed memory returned, on Linux")
+def test_memory_is_bounded_and_goes_back_when_the_client_leaves(server: LocalServer, served: Client) -> None:
+    """In the middle of 1024 pixels there are some canvases of 12 MiB each; nothing of them stays."""
+    served.upscale([Item("a", photo(16, 16), 0)], 4, {"steps": 1}, 60)
+    server.forget_peak_memory()
+    idle = server.peak_memory_mb()
+    with pytest.raises(DeadlineExceeded):
+        served.upscale([Item("a", photo(256, 256), 0)], 4, {"steps": 1000, "tile": 64}, 2)
+    assert idle + 30 < server.peak_memory_mb() < idle + 200
+    served.upscale([Item("a", photo(16, 16), 0)], 4, {"steps": 1}, 60)
+    server.forget_peak_memory()
+    assert server.peak_memory_mb() < idle + 30
