@@ -94,7 +94,8 @@ def test_beyond_the_image_a_tile_sees_its_mirror_image() -> None:
 
 def fused(predict: Any, *canvases: Tensor, tile: int = TILE) -> Tensor:
     """The fused predictions for canvases."""
-    return tiles.fuse(predict, canvases, grid=tiles.grid(*canvases[-1].shape[2:], tile, MULTIPLE), report=ignore)
+    height, width = canvases[-1].shape[2:]
+    return tiles.fuse(predict, canvases, grid=tiles.grid(height, width, tile, MULTIPLE), report=ignore)
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (12, 8), (4, 16)])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backends.sr3 import diffusion, tiles
-from benchmarks.seams import BORDERS, TOLERANCE, gradients, measure, seams
+from benchmarks.seams import BORDERS, TOLERANCE, gradients, measure, ratio, ratio_to, seams
 from harness.errors import ConfigError
 from harness.resize import to_uint8
 
@@ -55,10 +55,11 @@ def test_tiles_fused_at_every_step_have_no_seams(model: diffusion.Denoiser) -> N
     def denoise(y: Tensor, gamma: Tensor) -> Tensor:
         return tiles.fuse(lambda x: model(x, gamma), (y,), grid=GRID, report=ignore)
 
-    count, ratio, low, high = seams([picture(draw(denoise, seed)) for seed in range(2)], borders)
-    assert count == 2 * 2 * 3
-    assert low < ratio < high
-    assert abs(ratio - 1) < TOLERANCE
+    rows = seams([picture(draw(denoise, seed)) for seed in range(2)], borders)
+    value, low, high = ratio(rows)
+    assert len(rows) == 2 * 2 * 3
+    assert low < value < high
+    assert abs(value - 1) < TOLERANCE
 
 
 def test_tiles_drawn_apart_and_joined_at_the_end_have_seams() -> None:
@@ -72,8 +73,8 @@ def test_tiles_drawn_apart_and_joined_at_the_end_have_seams() -> None:
         grid = [[tile] for tile in cut]
         return picture(tiles.fuse(lambda _: next(drawn), (torch.zeros(1, 3, SIDE, SIDE),), grid=grid, report=ignore))
 
-    _, ratio, _, high = seams([apart(seed) for seed in range(2)], borders)
-    assert ratio < 1 - 2 * TOLERANCE
+    value, _, high = ratio(seams([apart(seed) for seed in range(2)], borders))
+    assert value < 1 - 2 * TOLERANCE
     assert high < 1
 
 
@@ -83,8 +84,9 @@ def test_a_step_at_a_border_is_a_seam() -> None:
     image[:, 48:] += 20
     ((across, elsewhere),) = gradients(image, [48])
     assert across > 3 * elsewhere
-    _, ratio, _, _ = seams([image], borders)
-    assert ratio > 1 + TOLERANCE
+    rows = seams([image], borders)
+    assert ratio(rows)[0] > 1 + TOLERANCE
+    assert ratio_to(rows, rows) == pytest.approx((1, 1, 1))
 
 
 def test_what_has_no_borders_is_refused() -> None:
