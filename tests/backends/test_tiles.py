@@ -256,13 +256,13 @@ def test_a_bad_tile_is_refused_by_field(served: Client) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is forgotten, and freed memory returned, on Linux")
 def test_memory_is_bounded_and_goes_back_when_the_client_leaves(server: LocalServer, served: Client) -> None:
-    """In the middle of 1024 pixels there are some canvases of 12 MiB each; nothing of them stays."""
+    """In the middle of 2048 pixels there are up to ten canvases of 48 MiB each; none of them stays."""
     served.upscale([Item("a", photo(16, 16), 0)], 4, {"steps": 1}, 60)
     server.forget_peak_memory()
     idle = server.peak_memory_mb()
     with pytest.raises(DeadlineExceeded):
-        served.upscale([Item("a", photo(256, 256), 0)], 4, {"steps": 1000, "tile": 64}, 2)
-    assert idle + 30 < server.peak_memory_mb() < idle + 200
+        served.upscale([Item("a", photo(512, 512), 0)], 4, {"steps": 1000, "tile": 64}, 4)
+    assert idle + 100 < server.peak_memory_mb() < idle + 600
     served.upscale([Item("a", photo(16, 16), 0)], 4, {"steps": 1}, 60)
     server.forget_peak_memory()
-    assert server.peak_memory_mb() < idle + 30
+    assert server.peak_memory_mb() < idle + 120  # three canvases, which an error held, are more
