@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -151,6 +152,7 @@ class Batcher:
         try:
             parts = self._answers(jobs)
         except Exception as error:  # noqa: BLE001 - raised in the thread of its request
+            clear_frames(error.__traceback__)  # else what the model held stays until the garbage collector comes
             if len(jobs) == 1:
                 jobs[0].outcome = error
             else:
@@ -218,7 +220,9 @@ def checked_pixels(output: NDArray[np.uint8] | NDArray[np.floating], batch: Batc
         ValueError: the shape is wrong or a value is not finite.
     """
     _check(output, _output_shape(batch))
-    return np.asarray(output, np.uint8) if output.dtype == np.uint8 else to_uint8(np.asarray(output, np.float64))
+    if output.dtype == np.uint8:
+        return np.asarray(output, np.uint8)
+    return np.stack([to_uint8(np.asarray(image, np.float64)) for image in output])  # one at a time: bounds memory
 
 
 def checked_gradients(answer: Gradients, batch: FloatBatch) -> Answer:

@@ -1,6 +1,6 @@
 """Between the contract's pixels and a torch network's: sRGB on the 0..255 scale and floats in [-1, 1]."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -46,3 +46,22 @@ def enlarge(images: Pixels, scale: int) -> Tensor:
     x = torch.as_tensor(images).permute(0, 3, 1, 2).double() / 127.5 - 1
     rows, columns = (torch.from_numpy(resize_matrix(n, n * scale).copy()) for n in images.shape[1:3])
     return (rows @ x @ columns.T).float()
+
+
+def back_project(x: Tensor, low: NDArray[np.uint8]) -> Tensor:
+    """Images nearer to their inputs: x + up(low - down(x)), clipped (Irani and Peleg 1991, eq. 4, with the one resize).
+
+    Args:
+        x: (N, 3, scale H, scale W) in about [-1, 1]; is changed.
+        low: (N, H, W, 3), the inputs.
+    """
+    x.clamp_(-1, 1)
+    small, large = low.shape[1:3], x.shape[2:]
+    missing = to_model(low).to(x) - _resized(x, small)
+    return x.add_(_resized(missing, large)).clamp_(-1, 1)
+
+
+def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
+    pairs = zip(x.shape[2:], size, strict=True)
+    rows, columns = (torch.from_numpy(resize_matrix(old, new).copy()).to(x) for old, new in pairs)
+    return rows @ x @ columns.T

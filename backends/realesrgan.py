@@ -2,8 +2,13 @@
 
 `x4plus` is RRDBNet with 23 blocks, for photos; `animevideov3` is a small VGG-style network for anime frames.
 Both are trained on synthetic chains of blur, noise and JPEG, so they also remove what looks like a degradation.
+
+Images of more than `WHOLE` pixels a side are cut into tiles, which see `PADDING` pixels more on each side than they
+answer for; within half of that of a border two tiles' outputs are blended. The 23 blocks see some 350 pixels far, so a
+tile's output is not the whole image's; `benchmarks.seams` measures what that does at the borders.
 """
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +24,11 @@ STEMS = {"x4plus": "realesrgan-x4plus", "animevideov3": "realesr-animevideov3-x4
 MODEL = Option(
     name="model", default="x4plus", help="x4plus for photos, animevideov3 for anime frames", choices=tuple(STEMS)
 )
+
+SCALE = 4
+WHOLE = 256
+"""Most pixels a side that the network gets at once: 3 GB and 11 s; memory grows with the area."""
+PADDING = 32
 
 
 class RealESRGAN:
@@ -41,12 +51,12 @@ class RealESRGAN:
             name="realesrgan",
             family="gan",
             digest=code_digest(Path(__file__), *(path for pair in self._files.values() for path in pair)),
-            scales=(4,),
+            scales=(SCALE,),
             licence="BSD-3-Clause",
             domain="photos and anime frames of at least 64 pixels with real-world degradations; "
             "16-pixel faces are out of its domain",
             batch_exact=True,
-            maximum=256,  # 3 GB and 11 s; memory grows with the area
+            maximum=1024,
             domain_minimum=64,
             options=(replace(MODEL, default=model),),
             max_batch=16,
@@ -58,11 +68,40 @@ class RealESRGAN:
         model = str(batch.options.get("model", self.description.options[0].default))
         if model not in self._nets:
             self._nets[model] = _load(*self._files[model])
-        outputs = []
-        for image in batch.images:
-            outputs.append(_forward(self._nets[model], image))
-            progress(len(outputs), len(batch.images))
-        return np.stack(outputs)
+        n, height, width, _ = batch.images.shape
+        tiles = list(itertools.product(cores(height), cores(width)))
+        outputs = np.zeros((n, SCALE * height, SCALE * width, 3), np.float32)
+        for done, (i, tile) in enumerate(itertools.product(range(n), tiles), 1):
+            _add(self._nets[model], batch.images[i], outputs[i], tile)
+            progress(done, n * len(tiles))
+        return outputs
+
+
+def cores(size: int) -> list[slice]:
+    """The parts of an axis of `size` pixels that tiles answer for, equal but for a pixel; one up to `WHOLE`."""
+    count = 1 if size <= WHOLE else -(-size // (WHOLE - 2 * PADDING))
+    edges = [size * i // count for i in range(count + 1)]
+    return [slice(*pair) for pair in itertools.pairwise(edges)]
+
+
+def _add(net: ncnn.Net, image: NDArray[np.uint8], output: NDArray[np.float32], tile: tuple[slice, slice]) -> None:
+    """Add a tile's output, weighted, to that of the image; `tile` is what it answers for."""
+    sides = image.shape[:2]
+    seen = [
+        slice(max(0, core.start - PADDING), min(side, core.stop + PADDING))
+        for core, side in zip(tile, sides, strict=True)
+    ]
+    rows, columns = (_weights(*place) for place in zip(tile, seen, sides, strict=True))
+    height, width = (slice(SCALE * part.start, SCALE * part.stop) for part in seen)
+    output[height, width] += rows[:, None, None] * columns[:, None] * _forward(net, image[tuple(seen)])
+
+
+def _weights(core: slice, seen: slice, size: int) -> NDArray[np.float32]:
+    """1, falling linearly to 0 from `PADDING` / 2 before to as much behind each border with another tile."""
+    places = (np.arange(SCALE * seen.start, SCALE * seen.stop) + 0.5) / SCALE
+    rise = np.clip((places - core.start) / PADDING + 0.5, 0, 1) if core.start > 0 else 1.0
+    fall = np.clip((core.stop - places) / PADDING + 0.5, 0, 1) if core.stop < size else 1.0
+    return np.asarray(np.ones(len(places)) * rise * fall, np.float32)
 
 
 def _load(param: Path, weight: Path) -> ncnn.Net:

@@ -108,6 +108,14 @@ ENTRIES = {
             optional=TORCH,
         ),
         Entry(
+            "sr3-x4",
+            "backends.sr3.tiled:SR3Tiled",
+            "SR3 for photos up to 512 pixels, by tiles, x4",
+            family="diffusion",
+            licence="non-commercial research",
+            optional=("weights", *TORCH),
+        ),
+        Entry(
             "replay",
             "backends.replay:Replay",
             "precomputed outputs: replay,outputs=PATH",

@@ -31,7 +31,7 @@ OF_STEPS = (
     Option("sampler", "ddim", "ddim, dpm++2m: deterministic; ancestral: the paper's", choices=SAMPLERS),
 )
 """The options of a model of several steps."""
-TELLING = {"gamma", "classes", "augmentation"}
+TELLING = {"gamma", "classes", "augmentation", "tile"}
 """What the metadata of some kinds of weights say, and those of SR3 do not."""
 
 

@@ -114,6 +114,17 @@ class Distillation(_Strict):
     critic_channels: int = Field(default=64, ge=1)
 
 
+class Crops(_Strict):
+    """Training on random crops of `high` x `high` pixels instead of whole photos.
+
+    They are cut from photos of `photo` x `photo` pixels and their enlarged inputs, at the same place: what surrounds a
+    crop has its part in the input. The photos are the `sharpest` so many of the training split.
+    """
+
+    photo: int = Field(ge=8)
+    sharpest: int = Field(ge=1)
+
+
 Task = Literal["sr3", "portraits", "regression", "gan", "student", "attributes", "cdm-base", "cdm-sr", "biggan"]
 NETWORKS: dict[Task, tuple[str, ...]] = {
     "sr3": ("unet",),
@@ -134,6 +145,7 @@ FIELDS: dict[str, tuple[Task, ...]] = {
     "residual": ("sr3",),
     "conditioning_noise": ("sr3",),
     "blur": ("sr3", "cdm-sr"),
+    "crops": ("sr3",),
     "augmentation": ("cdm-sr",),
     "level": ("cdm-sr",),
     "classes": OF_CLASSES,
@@ -166,6 +178,7 @@ class TrainingConfig(_Strict):
     network: UNet | SRResNet | RRDB | MobileNet | BigGAN = Field(default=UNet(), discriminator="kind")
     target: Literal["v", "eps"] = "v"
     residual: bool = True
+    crops: Crops | None = None
     blur: float = Field(default=0.0, ge=0, le=2)
     conditioning_noise: float = Field(default=0.0, ge=0, le=0.5)
     classes: tuple[Literal["race", "gender"], ...] = Field(default=("race", "gender"), min_length=1)
@@ -201,6 +214,11 @@ class TrainingConfig(_Strict):
             raise PydanticCustomError("size", f"high must be a multiple of low, {self.low}")
         if self.network.kind == "biggan" and self.high != multiple:
             raise PydanticCustomError("size", f"high must be {multiple}, the size that the network makes")
+        if self.crops and (self.crops.photo < self.high or self.crops.photo * self.low % self.high):
+            whole = f"at least high, {self.high}, and a multiple of high / low, {self.high // self.low}"
+            raise PydanticCustomError("size", f"crops.photo must be {whole}")
+        if self.crops and self.high % (4 * multiple):
+            raise PydanticCustomError("size", f"high must be a multiple of {4 * multiple}: a crop is a tile of a photo")
         if self.level > self.augmentation:
             raise PydanticCustomError("level", f"level must not be above augmentation, {self.augmentation:g}")
         return self
@@ -210,6 +228,8 @@ class TrainingConfig(_Strict):
         kinds = NETWORKS[self.task]
         if self.network.kind not in kinds:
             raise PydanticCustomError("kind", f"the task {self.task} trains a network of kind {' or '.join(kinds)}")
+        if self.crops and self.races is not None:
+            raise PydanticCustomError("field", "crops are of the sharpest photos, races of drawn ones: take one out")
         for name, task in BLOCKS.items():
             if (self.task == task) != (getattr(self, name) is not None):
                 raise PydanticCustomError("block", f"the task {task}, and no other, needs the field {name}")

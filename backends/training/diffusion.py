@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backends.pixels import to_model
+from backends.pixels import to_images, to_model
 from backends.sr3.diffusion import Formulation, ddim, diffuse, gammas
 from backends.sr3.unet import UNet
 from backends.training.config import TrainingConfig
 from backends.training.data import load_images, load_labels
-from backends.training.pairs import FIGURES, Pairs, flip, portions
+from backends.training.pairs import FIGURES, PORTION, Pairs, crop, flip, paired_figures, portions
+from harness.resize import to_uint8
 
 STEPS = 8
 """Sampler steps behind the validation figures of SR3."""
@@ -96,19 +98,28 @@ class SR3Task:
     def losses(self, _step: int, indices: Tensor, rng: torch.Generator) -> Iterator[tuple[str, Tensor]]:
         """See `Task.losses`."""
         hr = self.pairs.batch(indices, rng)
-        yield "network", self._loss(self.network, hr, self._augmented(hr, rng), rng)
+        hr, up = self._seen(hr, self._augmented(hr, rng), rng)
+        yield "network", self._loss(self.network, hr, up, rng)
+
+    def _seen(self, hr: Tensor, up: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """What the network sees of photos and their enlarged inputs: all, or a crop."""
+        config = self.config
+        if config.crops:
+            hr, up = crop((hr, up), config.high, config.high // config.low, rng)
+        return hr, up
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """See `Task.validate`."""
         rng = torch.Generator().manual_seed(1)
-        held_out = to_model(self.pairs.held_out)
-        parts = [self._loss(network, part, self._enlarged(part), rng) for part in portions(held_out)]
-        outputs = torch.cat([self._sample(network, part, rng) for part in portions(held_out[:FIGURES])])
-        return {"validation_loss": float(torch.stack(parts).mean()), **self.pairs.figures(outputs)}
+        photos = (to_model(part) for part in portions(torch.from_numpy(self.pairs.held_out)))
+        pairs = [self._seen(hr, self._enlarged(hr), rng) for hr in photos]
+        losses = [self._loss(network, hr, up, rng) for hr, up in pairs]
+        few = pairs[: FIGURES // PORTION]
+        outputs = torch.cat([self._sample(network, up, rng) for _, up in few])
+        targets = to_uint8(to_images(torch.cat([hr for hr, _ in few])).astype(np.float64))
+        return {"validation_loss": float(torch.stack(losses).mean()), **paired_figures(outputs, targets)}
 
-    def _sample(self, network: nn.Module, hr: Tensor, rng: torch.Generator) -> Tensor:
-        up = self._enlarged(hr)
-
+    def _sample(self, network: nn.Module, up: Tensor, rng: torch.Generator) -> Tensor:
         def denoise(y: Tensor, gamma: Tensor) -> Tensor:
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 prediction: Tensor = network(torch.cat([up, y], dim=1), gamma)
@@ -122,7 +133,8 @@ class SR3Task:
         """See `Task.export`."""
         config, formulation = self.config, self.formulation
         settings = {"std": f"{formulation.std:.8f}", "low": str(config.low), "high": str(config.high)}
-        return self.sizes, settings | {"target": formulation.target, "residual": str(formulation.residual).lower()}
+        settings |= {"target": formulation.target, "residual": str(formulation.residual).lower()}
+        return self.sizes, settings | ({"tile": str(config.high)} if config.crops else {})
 
 
 class PortraitsTask:

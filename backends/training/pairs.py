@@ -1,5 +1,7 @@
 """Pairs of low and full resolution for training an upscaler, and the figures that its validation prints."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -8,7 +10,7 @@ from torch import Tensor
 from backends import pixels
 from backends.pixels import to_model
 from backends.training.config import ConfigError, TrainingConfig
-from backends.training.data import choose_races, load_images
+from backends.training.data import choose_races, load_images, load_sharpest
 from harness.metrics import LPIPS_MINIMUM, score
 from harness.networks import open_network
 from harness.resize import resize_matrix, to_uint8
@@ -16,11 +18,30 @@ from harness.set_measures import kid_paired
 
 FIGURES = 256
 """Validation images that the curves of LPIPS and KID are taken on."""
+PORTION = 64
+"""Images of a batch of the validation."""
+SCALED_BY = 2000, 200
+"""About how many whole photos, or photos to crop, the scale of the residual is taken on."""
 
 
 def portions(x: Tensor) -> list[Tensor]:
     """A set of images in batches for validation."""
-    return [x[start : start + 64] for start in range(0, len(x), 64)]
+    return [x[start : start + PORTION] for start in range(0, len(x), PORTION)]
+
+
+def crop(images: Sequence[Tensor], size: int, multiple: int, rng: torch.Generator) -> list[Tensor]:
+    """Random squares of sets of square images (N, C, side, side), for each image at one place in all sets.
+
+    Their corners are at multiples of `multiple`.
+    """
+    count, _, _, side = images[0].shape
+    corners = multiple * torch.randint((side - size) // multiple + 1, (count, 2), generator=rng)
+    return [torch.stack([_square(x, corner, size) for x, corner in zip(s, corners, strict=True)]) for s in images]
+
+
+def _square(image: Tensor, corner: Tensor, size: int) -> Tensor:
+    top, left = corner.tolist()
+    return image[:, top : top + size, left : left + size]
 
 
 def flip(images: Tensor, rng: torch.Generator) -> Tensor:
@@ -47,27 +68,33 @@ class Resizer:
 
 
 def _training_images(config: TrainingConfig) -> NDArray[np.uint8]:
-    images = load_images(config.train, config.high)
-    if config.races is None:
-        return images
     try:
+        if config.crops:
+            return load_sharpest(config.train, config.crops.photo, config.crops.sharpest)
+        images = load_images(config.train, config.high)
+        if config.races is None:
+            return images
         return images[choose_races(config.train, config.races, config.seed)]
     except ValueError as error:
         raise ConfigError(f"{config.name}: {error}") from error
 
 
 class Pairs:
-    """The training and validation photos of a config, and the scale of the residual over bicubic."""
+    """The training and validation photos of a config, and the scale of the residual over bicubic.
+
+    The photos, of `side` pixels, are whole: those of a training on crops are still to be cropped.
+    """
 
     def __init__(self, config: TrainingConfig) -> None:
+        side = config.crops.photo if config.crops else config.high
         self.images = _training_images(config)
-        self.held_out = load_images(config.validation, config.high)
-        self.resizer = Resizer(config.low, config.high)
-        sample = to_model(self.images[:: max(1, len(self.images) // 2000)])
+        self.held_out = load_images(config.validation, side)
+        self.resizer = Resizer(side * config.low // config.high, side)
+        sample = to_model(self.images[:: max(1, len(self.images) // SCALED_BY[config.crops is not None])])
         self.std = float((sample - self.resizer.up(self.resizer.down(sample))).std())
 
     def batch(self, indices: Tensor, rng: torch.Generator) -> Tensor:
-        """Training photos (N, 3, high, high), half of them mirrored."""
+        """Training photos (N, 3, side, side), half of them mirrored."""
         return flip(to_model(self.images[indices.numpy()]), rng)
 
     def figures(self, x: Tensor) -> dict[str, float]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from backends import realesrgan
 from backends.base import Batch, Cancelled
 from backends.realesrgan import STEMS, RealESRGAN
 from backends.server import warm_up
@@ -106,3 +107,36 @@ def test_progress_counts_images_and_may_cancel(backend: RealESRGAN) -> None:
     with pytest.raises(Cancelled):
         backend.upscale(batch(picture(3, 4, 4), "animevideov3"), leave)
     assert calls == [(1, 3), (2, 3)]
+
+
+# Tiles
+
+
+@pytest.mark.parametrize("size", [1, 256, 257, 300, 1024])
+def test_tiles_cover_an_axis_and_their_weights_sum_to_one(size: int) -> None:
+    """No tile sees more than the network gets at once, and what they answer for leaves neither gap nor overlap."""
+    parts = realesrgan.cores(size)
+    assert [part.stop for part in parts[:-1]] == [part.start for part in parts[1:]]
+    assert (parts[0].start, parts[-1].stop) == (0, size)
+    total = np.zeros(4 * size)
+    for part in parts:
+        seen = slice(max(0, part.start - realesrgan.PADDING), min(size, part.stop + realesrgan.PADDING))
+        assert seen.stop - seen.start <= realesrgan.WHOLE
+        total[4 * seen.start : 4 * seen.stop] += realesrgan._weights(part, seen, size)
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+
+
+def test_tiles_give_nearly_the_whole_image(backend: RealESRGAN, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within one level, with tiles that see 16 pixels beyond what they answer for."""
+    images = picture(2, 40, 70)
+    whole = backend.upscale(batch(images, "animevideov3"), ignore)
+    monkeypatch.setattr(realesrgan, "WHOLE", 64)
+    monkeypatch.setattr(realesrgan, "PADDING", 16)
+    calls = []
+    tiled = backend.upscale(batch(images, "animevideov3"), lambda *counts: calls.append(counts))
+    assert calls == [(i, 2 * 3) for i in range(1, 7)]
+    difference = np.abs(tiled - whole)
+    assert difference.max() < 1
+    assert difference.mean() < 0.05
+    alone = backend.upscale(batch(images[1:], "animevideov3"), ignore)
+    np.testing.assert_array_equal(tiled[1], alone[0])

@@ -34,6 +34,7 @@ from backends.cdm.backend import CDMBase, CDMStage
 from backends.checkpoint import build, load_network
 from backends.pixels import enlarge, to_images, to_model
 from backends.sr3 import backend
+from backends.sr3.tiled import SR3Tiled
 from backends.sr3.unet import UNet
 from backends.training import __main__ as command
 from backends.training import card, cdm, student, warm
@@ -43,6 +44,7 @@ from backends.training.diffusion import SR3Task, blurred, noisy, stratified_t
 from backends.training.loop import Trainer, learning_rate
 from backends.training.portraits import nearest
 from backends.training.warm import start_from
+from harness.metrics import score
 from harness.resize import resize, to_uint8
 from protos.values import Value
 
@@ -174,6 +176,9 @@ def test_shipped_configs_are_valid(path: Path) -> None:
         ({"network": {"kind": "unet", "multipliers": [1, 0]}}, "multipliers.1"),
         ({"high": 18}, "high must be a multiple of 4"),
         ({"low": 5}, "high must be a multiple of low"),
+        ({"crops": {"photo": 18, "sharpest": 2}}, "crops.photo must be at least high, 16, and a multiple of"),
+        ({"crops": {"photo": 40, "sharpest": 2}, "high": 20}, "high must be a multiple of 16: a crop is a tile"),
+        ({"crops": {"photo": 20, "sharpest": 2}, "races": {"asian": 3}}, "take one out"),
         ({"more\n\x1b[31m" + "x" * 1000: 1}, "Extra inputs"),
     ],
 )
@@ -278,6 +283,44 @@ def test_blur_and_noise_are_of_the_inputs_alone() -> None:
     assert noisy(low, 0, rng) is low
 
 
+CROPS: dict[str, Any] = {"crops": {"photo": 20, "sharpest": 6}}
+
+
+@pytest.mark.usefixtures("folder")
+def test_crops_are_of_the_sharpest_photos_and_of_whole_inputs() -> None:
+    """The photos with the highest sharpness are kept; a crop of photo and enlarged input is from one place of both."""
+    task = SR3Task(config(**CROPS))
+    every = load_images("parquet:faces#train", 20)
+    sharpness = score("sharpness", every, None, every, 1)
+    np.testing.assert_array_equal(task.pairs.images, every[np.sort(np.argsort(-sharpness)[:6])])
+    hr = to_model(task.pairs.images)
+    rng = torch.Generator().manual_seed(0)
+    seen, up = task._seen(hr, task._enlarged(hr), rng)
+    assert seen.shape == up.shape == (6, 3, 16, 16)
+    low = np.stack([to_uint8(resize(image.astype(np.float64), 5, 5)) for image in task.pairs.images])
+    places = [
+        (top, left)
+        for i in range(6)
+        for top, left in itertools.product((0, 4), repeat=2)
+        if torch.equal(seen[i], hr[i, :, top : top + 16, left : left + 16])
+        and torch.allclose(up[i], enlarge(low[i : i + 1], 4)[0, :, top : top + 16, left : left + 16], atol=1e-5)
+    ]
+    assert len(places) == 6
+    assert len(set(places)) > 1
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_training_on_crops_serves_photos_by_tiles() -> None:
+    """Its weights tell the tile; more photos than there are cannot be the sharpest."""
+    settings = config(**CROPS)
+    trainer = train(settings)
+    path = card.export(settings, *trainer.task.export())
+    served = SR3Tiled(str(path.resolve()))
+    assert served.description.options[2].default == 16
+    with pytest.raises(ConfigError, match="sharpest: 11 images are asked for, parquet:faces#train has 10"):
+        SR3Task(config(crops={"photo": 20, "sharpest": 11}))
+
+
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(("target", "residual"), [("v", True), ("eps", False)])
 def test_the_backend_serves_what_was_trained(monkeypatch: pytest.MonkeyPatch, target: str, residual: bool) -> None:  # noqa: FBT001 - a parameter
@@ -293,8 +336,8 @@ def test_the_backend_serves_what_was_trained(monkeypatch: pytest.MonkeyPatch, ta
     outputs = ours.upscale(Batch(low, 4, ("a", "b"), (1, 1), options), lambda _done, _total: None)
     with torch.no_grad():
         drawn = [
-            trainer.task._sample(trainer.average, to_model(image[None]), torch.Generator().manual_seed(1))
-            for image in images
+            trainer.task._sample(trainer.average, enlarge(image[None], 4), torch.Generator().manual_seed(1))
+            for image in low
         ]
     difference = np.abs(outputs - to_images(torch.cat(drawn)))
     assert difference.mean() < 0.5  # the training's validation computes in bfloat16
