@@ -110,10 +110,11 @@ ENTRIES = {
         Entry(
             "sr3-x4",
             "backends.sr3.tiled:SR3Tiled",
-            "SR3 for photos up to 512 pixels, by tiles, x4",
+            "SR3 for photos up to 512 pixels, by tiles, x4: sr3-x4,weights=FILE of a training on crops",
             family="diffusion",
-            licence="non-commercial research",
-            optional=("weights", *TORCH),
+            licence="that of the weights",
+            settings=("weights",),
+            optional=TORCH,
         ),
         Entry(
             "replay",

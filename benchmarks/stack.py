@@ -67,7 +67,7 @@ class Stack:
         Raises:
             BackendError: the call failed, or took longer than the deadline.
         """
-        meter, started = Meter(self.server), time.perf_counter()
+        meter, started = Meter([self.server]), time.perf_counter()
         reply = self.client.upscale([Item("a", image, 0)], SCALE, self.options, deadline)
         return Stage(reply.images[0], time.perf_counter() - started, meter.read().peak_memory_mb - self.idle_mb)
 

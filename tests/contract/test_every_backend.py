@@ -4,22 +4,17 @@ from collections.abc import Callable
 
 import pytest
 
-from backends.checkpoint import FOLDER
 from backends.registry import ENTRIES
 from harness.client import Client
 from harness.contract import CHECKS, check_address
 
-OPTIONS = {"sr3": {"steps": "2"}, "sr3-x4": {"steps": "2"}}
+OPTIONS = {"sr3": {"steps": "2"}}
 """Options that keep a check short."""
-LATER = {"sr3-x4"}
-"""Backends whose weights may not have been trained yet."""
 
 
 @pytest.mark.parametrize("name", sorted(name for name, entry in ENTRIES.items() if not entry.settings))
 def test_backend_keeps_the_contract(name: str, serve: Callable[[str], Client]) -> None:
     """No check of the contract kit finds anything wrong."""
-    if name in LATER and not (FOLDER / f"{name}.safetensors").exists():
-        pytest.skip(f"needs the weights of {name}; python -m backends.training makes them")
     results = check_address(serve(name).address, OPTIONS.get(name))
     assert len(results) == len(CHECKS)
     assert [r for r in results if not r.passed] == []
