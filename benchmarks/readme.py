@@ -18,7 +18,7 @@ METRICS = {
     "lpips_alex": ("LPIPS", 1.0),
     "lr_mse": ("consistency × 10⁻⁵", 1e5),
     "kid_attributes": ("KID (attributes) × 10⁻³", 1e3),
-    "kid_alexnet": ("KID (AlexNet) × 10⁻³", 1e3),
+    "kid_alexnet": ("KID (AlexNet)", 1.0),
     "diversity": ("diversity", 1.0),
     "alone": ("compute, alone", 1.0),
     "batch": ("compute, batch", 1.0),

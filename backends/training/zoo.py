@@ -23,7 +23,7 @@ CURVES = """\
 
 ## The same with less computation?
 
-LPIPS (AlexNet) and KID (AlexNet, × 10⁻³) of the training's validation faces, enlarged to {high} pixels, after so many
+LPIPS (AlexNet) and KID (AlexNet) of the training's validation faces, enlarged to {high} pixels, after so many
 core-hours: the last figures that the training had written by then. A training that begins with another model's weights
 counts its own hours only.
 
