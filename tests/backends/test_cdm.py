@@ -40,7 +40,7 @@ def write(path: Path, sizes: dict[str, Any], **metadata: str) -> str:
     network = UNet(**sizes)
     for parameter in network.parameters():
         if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
+            torch.nn.init.normal_(parameter, std=0.05)
     save_file(network.state_dict(), path, {"network": json.dumps(sizes), "classes": json.dumps(NAMES), **metadata})
     return str(path)
 
