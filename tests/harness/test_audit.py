@@ -570,9 +570,9 @@ FROM_READINGS = {
     *("sets", "flips", "excess_flips", "parity", "posterior", "reliability", "perceptual", "verification", "indices"),
     *("seeds", "probes", "instruments", "disagreement", "unread"),
     *("hallucination", "hallucinated", "preservation", "uncertainty", "explanations", "diffusion_index", "maps"),
-    *("attacks", "best_of", "generated", "modes", "classification", "drawn"),
+    *("attacks", "best_of", "generated", "modes", "classification", "drawn", "stages"),
 }
-"""Tables of stored features, readings, maps, attacks and generated images, made by the tests of their own modules."""
+"""Tables of stored features, readings, maps, attacks, generated images and stages, made by the tests of their own modules."""
 
 
 def test_full_tables_leave_no_column_empty(tmp_path: Path) -> None:
