@@ -572,7 +572,7 @@ FROM_READINGS = {
     *("hallucination", "hallucinated", "preservation", "uncertainty", "explanations", "diffusion_index", "maps"),
     *("attacks", "best_of", "generated", "modes", "classification", "drawn", "stages"),
 }
-"""Tables of stored features, readings, maps, attacks, generated images and stages, made by the tests of their own modules."""
+"""Tables of stored features, readings, maps, attacks, generated images and stages: made by their own modules' tests."""
 
 
 def test_full_tables_leave_no_column_empty(tmp_path: Path) -> None:
