@@ -65,15 +65,17 @@ class Device:
         text = f"{files} {self.where.type} {self.precision} {'compiled' if self.compiled else 'eager'}"
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def place(self, network: nn.Module) -> Network:
+    def place(self, network: nn.Module, *, own: bool = True) -> Network:
         """The network on this device, its weights constant, in evaluation mode and channels-last.
 
-        Compiled, if so set (see `Compiled`); otherwise, in float32 on a CPU, with `Packed` convolutions.
+        Compiled, if so set (see `Compiled`); otherwise, in float32 on a CPU, with `Packed` convolutions if it is
+        one of our `own`: code of others may reach into its convolutions.
         """
         network = network.eval().requires_grad_(False).to(self.where).to(memory_format=torch.channels_last)
         if self.compiled:
             return Compiled(network)
-        if self.where.type == "cpu" and self.precision == "float32" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        float32 = self.where.type == "cpu" and self.precision == "float32"
+        if own and float32 and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
             pack(network)
         return network
 

@@ -31,7 +31,7 @@ class Spandrel:
         self.model = load(file)
         if self.device.precision == "bfloat16" and not self.model.supports_bfloat16:
             raise ValueError(f"precision=bfloat16: {self.model.architecture.name} does not support it; choose float32")
-        self.device.place(self.model.model)
+        self.device.place(self.model.model, own=False)
         self.square = bool(self.model.size_requirements.square)
         self.description = self._describe(self.device.digest(Path(__file__), Path(files.__file__), file))
 

@@ -16,7 +16,7 @@ from harness.errors import Unavailable
 from harness.plan import parse_backend
 from harness.processes import LocalServer
 
-pytest.importorskip("spandrel", reason="needs the extra spandrel")
+architectures = pytest.importorskip("spandrel.architectures.SPAN", reason="needs the extra spandrel")
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),  # of its dependencies
@@ -81,6 +81,18 @@ def test_half_precision_is_served_where_the_architecture_has_it(checkpoint: Path
     output = backend.upscale(images, ignore)
     assert backend.description.precision == "bfloat16"
     np.testing.assert_allclose(output[0], images.images[0].repeat(4, axis=0).repeat(4, axis=1), rtol=2**-7)
+
+
+def test_a_network_that_reaches_into_its_convolutions_is_served(tmp_path: Path) -> None:
+    """SPAN puts three convolutions' weights together as it runs; served, it gives what it gives by itself."""
+    torch.manual_seed(0)
+    network = architectures.SPAN(num_in_ch=3, num_out_ch=3, feature_channels=8, upscale=4).eval()
+    save_file(network.state_dict(), tmp_path / "span.safetensors")
+    image = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        alone = network(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)[0].permute(1, 2, 0) * 255
+    served = Spandrel(str(tmp_path / "span.safetensors")).upscale(Batch(image[None], 4, ("a",), (0,)), ignore)
+    np.testing.assert_allclose(served[0], alone.clamp(0, 255), atol=1e-2)
 
 
 def test_a_checkpoint_is_described(checkpoint: Path, tmp_path: Path) -> None:
