@@ -115,14 +115,14 @@ FAIRNESS = (
 )
 """The tables of the fairness audit."""
 GENERATION = ("generated", "modes", "classification", "drawn")
-"""The tables of a generation suite, which has no others but failures."""
+"""The tables of a generation suite, which has no others but stages and failures."""
 
 
 def tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
     """All tables of a run, by name."""
     scores = Scores.of(folder)
     if scores.record["suite"]["content"].get("generation"):
-        found = generation_tables.tables(scores)
+        found = generation_tables.tables(scores) | {"stages": list(stage_table(scores))}
         return {name: _frame(name, found.get(name, [])) for name in COLUMNS} | {"failures": failures(scores)}
     makers = {
         "summary": summary,

@@ -275,8 +275,8 @@ class Run:
         self.folder.write_image(path, passages[-1].image)
 
     def _stage_rows(self, backend: Replicas, step: Step, item: Item, passages: Sequence[Passage]) -> list[Row]:
-        """Nothing of a backend that is no chain, and of further draws of a corruption."""
-        if "stages" not in backend.record or step.condition.draw:
+        """Nothing of further draws of a corruption, whose rows would be those of the first."""
+        if step.condition.draw:
             return []
         where = {"condition": step.condition.name, "severity": step.condition.severity, "sample": step.sample}
         common = self._identity(backend) | self.labels[item.id] | where | {"image": item.id}

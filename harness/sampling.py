@@ -25,7 +25,6 @@ from harness.degrade import make_target, seed_of
 from harness.errors import BackendError, ConfigError, DatasetError, ImageError
 from harness.replicas import Replicas
 from harness.score import CONTROL_RECORD
-from harness.session import Passage
 from harness.stages import stage_rows
 from harness.store import SCHEMA, Row, RunFolder, is_whole, read_table, slug
 from harness.suite import Generation, Suite
@@ -123,11 +122,9 @@ class Sampler:
                 failures.append(about | {"metric": "output", "error": f"{type(result).__name__}: {result}"})
             else:
                 self.folder.write_image(sample.path, result[-1].image)
-                stages += [self.identity | about | row for row in self._stage_rows(sample, result)]
+                rows = stage_rows(self.backend.record, sample.seed, result)
+                stages += [self.identity | about | row for row in rows]
         return failures, stages
-
-    def _stage_rows(self, sample: Sample, passages: Sequence[Passage]) -> Iterator[Row]:
-        return stage_rows(self.backend.record, sample.seed, passages) if "stages" in self.backend.record else iter(())
 
 
 def training_split(dataset: Dataset, part: Generation) -> Dataset:

@@ -30,8 +30,8 @@ KEY = ("backend", "digest", "options", "stage")
 
 
 def stage_rows(backend: dict[str, Any], seed: int, passages: Sequence[Passage]) -> Iterator[Row]:
-    """The time and the steps of each stage for one image; `backend` is a chain's entry in the run record."""
-    for place, (stage, passage) in enumerate(zip(backend["stages"], passages, strict=True)):
+    """The time and the steps of each stage for one image; `backend` is an entry of the run record: of a chain."""
+    for place, (stage, passage) in enumerate(zip(backend.get("stages", ()), passages, strict=False)):
         who = {"stage": stage["stage"], "scale": stage["scale"], "seed": stage_seed(seed, place)}
         yield who | {"metric": COMPUTE, "value": passage.compute_s, "unit": "s"}
         yield who | {"metric": STEPS, "value": steps(stage)}
@@ -106,8 +106,9 @@ def stage_table(scores: Scores) -> Iterator[dict[str, Any]]:
 
 def _times(mine: pd.DataFrame) -> pd.DataFrame:
     """Output x stage table of compute seconds, whatever the outputs were made of."""
-    output = ["condition", "severity", "image", "sample"]
-    return mine[mine["metric"] == COMPUTE].pivot_table(index=output, columns="stage", values="value", aggfunc="last")
+    key = ["condition", "severity", "image", "sample", "stage"]
+    seconds = mine[mine["metric"] == COMPUTE].drop_duplicates(key, keep="last")
+    return seconds.pivot(index=key[:-1], columns="stage", values="value")  # noqa: PD010 - pivot_table drops NaN in a key, which generated images have
 
 
 def _time(times: pd.DataFrame, stage: str) -> dict[str, float]:

@@ -39,7 +39,7 @@ MINIMUM = {"end_to_end_p50": 11, "end_to_end_p90": 64, "end_to_end_p95": 130, "e
 def sections(run: Run) -> tuple[Section, ...]:
     """All numbered sections, in the order of the report: made once for the page and for the Markdown text."""
     if run.generative:
-        return tuple(part(run) for part in (generation.section, _failures, _tested, _reproduce))
+        return tuple(part(run) for part in (generation.section, stages.section, _failures, _tested, _reproduce))
     parts: list[Callable[[Run], Section]] = [
         _comparison,
         _speed,

@@ -23,7 +23,7 @@ def section(run: Run) -> Section:
 
 def _lead(frame: pd.DataFrame) -> Iterator[str]:
     for label, mine in frame.groupby("backend", sort=False):
-        stages = "; ".join(f"{row['name']} (× {count(row['scale'])})" for _, row in mine.iterrows())
+        stages = "; ".join(_stage(row) for _, row in mine.iterrows())
         slowest = mine.nlargest(1, "share")
         most = [f" {n} takes {_share(s)} of the time." for n, s in zip(slowest["name"], slowest["share"], strict=True)]
         yield f"{label} is a chain: {stages}.{''.join(most)}"
@@ -36,6 +36,11 @@ def _lead(frame: pd.DataFrame) -> Iterator[str]:
         "The output of a stage before the last is scored against the ground truth made as small as it is; figures of "
         "different sizes are different tasks and do not compare."
     )
+
+
+def _stage(row: "pd.Series[Any]") -> str:
+    """A stage's name, and how much it enlarges; one that generates does not."""
+    return f"{row['name']} (× {count(row['scale'])})" if row["scale"] > 1 else str(row["name"])
 
 
 def _costs(run: Run, frame: pd.DataFrame) -> Table:

@@ -210,6 +210,24 @@ def _report_says(folder: RunFolder) -> None:
     assert "fair: none has collapsed, of 4 classes and groups looked at" in text
 
 
+def test_a_chain_that_generates_has_its_stages_in_the_report(
+    colours: str, tmp_path: Path, serve_all: Callable[..., list[str]]
+) -> None:
+    """Each stage has a row with the time of every image, and the shares of a chain add up to the whole."""
+    stock = {kind: blobs(c, 60, np.random.default_rng(8))[:, :16, :16] for kind, c in COLOURS.items()}
+    first, second = serve_all(fair=Replayed(stock, each()), nearest=Nearest())
+    chain = f"stack = {first} -> {second},scale=2"
+    with new_progress() as progress:
+        folder = run(job(colours.replace("minimum", "classification: false\n  minimum"), tmp_path, [chain]), progress)
+    rows = write_tables(folder)["stages"]
+    assert rows["name"].tolist() == ["fair", "nearest"]
+    assert rows["output_px"].tolist() == [16, 32]
+    assert rows["n"].tolist() == [180, 180]
+    assert rows["share"].sum() == pytest.approx(1)
+    build(folder.path)
+    assert "stack is a chain: fair; nearest (× 2)." in (folder.path / "report.md").read_text()
+
+
 def test_small_classes_are_insufficient(colours: str, tmp_path: Path, serve_all: Callable[..., list[str]]) -> None:
     """With a minimum above what there is, no class has a figure or a finding; all together may have."""
     stock = {kind: blobs(c, 60, np.random.default_rng(8)) for kind, c in COLOURS.items()}
