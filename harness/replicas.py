@@ -76,10 +76,6 @@ class Replicas:
         """A float output, and a gradient where a cotangent is given, or an error for each item; else as `upscale`."""
         return self._answers(items, Session.gradient)
 
-    def generate(self, draws: Sequence[Draw]) -> list[Pixels | BackendError]:
-        """An image or an error for each draw; else as `upscale`."""
-        return self._answers(draws, Session.generate)
-
     def staged(self, asked: Sequence[Made]) -> list[list[Passage] | BackendError]:
         """What each stage made of each, or an error: see `Session.staged`; else as `upscale`."""
         return self._answers(asked, Session.staged)

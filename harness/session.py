@@ -189,12 +189,8 @@ class Session:
         """
         return self._answers(items, self._gradient)
 
-    def generate(self, draws: Sequence[Draw]) -> list[Pixels | BackendError]:
-        """An image or an error for each draw; else as `upscale`. Without `Generate`, `Incompatible` for each."""
-        return self._answers(draws, self._outputs)
-
     def staged(self, asked: Sequence[Made]) -> list[list[Passage] | BackendError]:
-        """As `upscale` or `generate`, with what each stage made: the last passage of an image has the output."""
+        """As `upscale`, and for draws; what each stage made: the last passage of an image has the output."""
         return self._answers(asked, self._staged)
 
     def once(self, asked: Sequence[Item] | Sequence[Draw], deadline: float) -> Reply:

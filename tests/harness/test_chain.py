@@ -133,8 +133,9 @@ def test_a_chain_generates_what_its_first_stage_begins(attach: Callable[[Any], s
     (session,) = chain.sessions
     assert (session.generative, session.description.generated_size) == (True, 8)
     assert list(session.description.classes) == ["a", "b"]
-    (image,) = chain.generate([Draw("x", 7, 1)])
-    np.testing.assert_array_equal(image, np.full((8, 8, 3), (7 + stage_seed(7, 1)) % 256))
+    (passages,) = chain.staged([Draw("x", 7, 1)])
+    assert isinstance(passages, list)
+    np.testing.assert_array_equal(passages[-1].image, np.full((8, 8, 3), (7 + stage_seed(7, 1)) % 256))
     chain.close()
 
 
