@@ -79,7 +79,7 @@ def choose_races(spec: str, counts: dict[str, int], seed: int) -> NDArray[np.int
     Raises:
         ValueError: the split has no such race, or fewer of its photos than asked for; names it.
     """
-    races = np.array(_labels(spec, "race"))
+    races = np.array(_labels(open_dataset(spec), "race"))
     rng = np.random.default_rng(seed)
     chosen = []
     for race, count in sorted(counts.items()):
@@ -96,11 +96,12 @@ def load_labels(spec: str) -> Tensor:
     Raises:
         ConfigError: a photo has no age, or another race or gender than those of `CLASSES`.
     """
-    ages = [record.age_years for record in open_dataset(spec).records]
+    dataset = open_dataset(spec)
+    ages = [record.age_years for record in dataset.records]
     if any(age is None for age in ages):
         raise ConfigError(f"{spec}: a photo has no age in years")
     try:
-        return label_vectors(_labels(spec, "race"), _labels(spec, "gender"), [float(age or 0) for age in ages])
+        return label_vectors(_labels(dataset, "race"), _labels(dataset, "gender"), [float(age or 0) for age in ages])
     except ValueError as error:
         raise ConfigError(f"{spec}: a label is none of {', '.join((*RACES, *GENDERS))}") from error
 
@@ -117,14 +118,15 @@ def load_classes(spec: str, labels: Sequence[str]) -> Tensor:
         ConfigError: a photo's labels are none of them.
     """
     places = {name: i for i, name in enumerate(class_names(labels))}
-    names = [" ".join(values) for values in zip(*(_labels(spec, label) for label in labels), strict=True)]
+    dataset = open_dataset(spec)
+    names = [" ".join(values) for values in zip(*(_labels(dataset, label) for label in labels), strict=True)]
     if unknown := set(names) - places.keys():
         raise ConfigError(f"{spec}: {one_line(min(unknown), 60)!r} is no class; there are {', '.join(places)}")
     return torch.tensor([places[name] for name in names])
 
 
-def _labels(spec: str, name: str) -> list[str]:
-    return [record.labels.get(name, UNKNOWN) for record in open_dataset(spec).records]
+def _labels(dataset: Dataset, name: str) -> list[str]:
+    return [record.labels.get(name, UNKNOWN) for record in dataset.records]
 
 
 def label_vectors(races: list[str], genders: list[str], ages: list[float]) -> Tensor:
