@@ -20,17 +20,20 @@ METRICS = {
     "kid_attributes": ("KID (attributes) × 10⁻³", 1e3),
     "kid_alexnet": ("KID (AlexNet)", 1.0),
     "diversity": ("diversity", 1.0),
+    "ms": ("ms an image", 1.0),
     "alone": ("compute, alone", 1.0),
     "batch": ("compute, batch", 1.0),
 }
 
 
 def cell(row: dict[Any, Any], factor: float) -> str:
-    """A mean with its 95 % interval."""
+    """A mean with its 95 % interval, where it has one."""
     mean, low, high = (float(row[k]) * factor for k in ("mean", "low", "high"))
     if math.isnan(mean):
         return "–"
-    return "identical" if math.isinf(mean) else f"{mean:.3g} [{low:.3g}, {high:.3g}]"
+    if math.isinf(mean):
+        return "identical"
+    return f"{mean:.3g}" if math.isnan(low) else f"{mean:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def table(frame: pd.DataFrame, first: list[str]) -> str:
@@ -48,44 +51,43 @@ def table(frame: pd.DataFrame, first: list[str]) -> str:
 
 def comparison(tables: dict[str, pd.DataFrame]) -> str:
     """The means of each backend, set measures, diversity and compute ratios among them, and the paired differences."""
-    means = pd.concat([tables["summary"], *further(tables)])
+    means = pd.concat([tables["summary"], *sampled(tables), *ratios(tables)])
     differences = tables["differences"].rename(columns={"backend": "first", "baseline": "second"})
     both = pd.concat([differences[differences["first"] != "passthrough"], tables["pairs"]])
     heading = "Paired differences on the same images, first minus second:"
     return "\n\n".join([table(means, ["backend"]), heading, table(both, ["first", "second"])])
 
 
-def further(tables: dict[str, pd.DataFrame]) -> list[pd.DataFrame]:
-    """What is known of a backend beside the scores of its images, as rows of the summary; disturbed times are left out.
+COLUMNS = ["backend", "metric", "mean", "low", "high"]
 
-    Compute times are multiples of the reference's in requests of as many images.
-    """
+
+def sampled(tables: dict[str, pd.DataFrame]) -> list[pd.DataFrame]:
+    """Set measures and diversity, as rows of the summary."""
     sets = tables["sets"].rename(columns={"value": "mean"})
     varied = tables["diversity"].query("backend != 'passthrough'").assign(metric="diversity")
+    return [part[COLUMNS].assign(n=0) for part in (sets, varied) if len(part)]
+
+
+def ratios(tables: dict[str, pd.DataFrame]) -> list[pd.DataFrame]:
+    """Compute times as multiples of the reference's in requests of as many images, as rows of the summary.
+
+    Disturbed times are left out.
+    """
     names = {"ratio": "mean", "ratio_low": "low", "ratio_high": "high"}
     times = tables["speed"].drop(columns=[*names.values()], errors="ignore").rename(columns=names)
     times = times.query("valid and ratio_valid and (batch == 1 or best)") if len(times) else times
     times = times.assign(metric=np.where(times["batch"] == 1, "alone", "batch"))
-    columns = ["backend", "metric", "mean", "low", "high"]
-    return [part[columns].assign(n=0) for part in (sets, varied, times) if len(part)]
+    return [times[COLUMNS].assign(n=0)] if len(times) else []
 
 
 def overview(tables: dict[str, pd.DataFrame]) -> str:
     """Quality, variety and time of each backend, without differences: for too many backends to pair them all.
 
-    Times that other work disturbed are left out.
+    Times are of one image alone; those that other work disturbed are left out.
     """
     speed = tables["speed"].query("batch == 1 and valid")
-    times = speed.assign(metric="ms an image", mean=1000 / speed["images_per_s"])
-    sets = tables["sets"].rename(columns={"value": "mean"})
-    parts = [tables["summary"], tables["diversity"].assign(metric="diversity"), sets, times]
-    columns = ["backend", "metric", "mean"]
-    frame = pd.concat([part[columns] for part in parts if len(part)])
-    wide = frame.pivot_table("mean", "backend", "metric", sort=False, aggfunc="first")
-    lines = [f"| backend | {' | '.join(wide.columns)} |", "| " + " | ".join(["---"] * (len(wide.columns) + 1)) + " |"]
-    for name, row in wide.iterrows():
-        lines.append(f"| {name} | {' | '.join('–' if math.isnan(value) else f'{value:.3g}' for value in row)} |")
-    return "\n".join(lines)
+    times = speed.assign(metric="ms", mean=1000 / speed["images_per_s"], low=math.nan, high=math.nan)
+    return table(pd.concat([tables["summary"], *sampled(tables), times[COLUMNS].assign(n=0)]), ["backend"])
 
 
 MANY = 8
