@@ -138,8 +138,8 @@ def _best_of(run: Run) -> alt.TopLevelMixin | None:
     if data.empty:
         return None
     colour, shape = _encode(run, data["backend"])
-    title, scale = "LPIPS (AlexNet) of the best, lower is better", alt.Scale(zero=False)
-    across = alt.X("k:Q", title="outputs of an input", axis=alt.Axis(format="d", tickMinStep=1))
+    title, scale = "LPIPS of the best, lower is better", alt.Scale(zero=False)
+    across = alt.X("k:Q", title="outputs of an input", axis=alt.Axis(format="d", values=sorted(set(data["k"]))))
     base = alt.Chart(data).encode(x=across, color=colour)
     layers = [
         base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q"),

@@ -64,3 +64,12 @@ def test_unmeasured_charts_are_absent(make_run: Build) -> None:
     """Without its table a chart is left out."""
     found = charts(load(make_run(changed=dict.fromkeys(("noise", "groups", "summary", "corruptions", "best_of")))))
     assert found == {}
+
+
+def test_numbers_of_outputs_are_each_marked_once(make_run: Build) -> None:
+    """The best of one and of two has these two marks, not one between them that rounds to a third."""
+    run = load(make_run())
+    few = run.tables["best_of"]
+    run.tables["best_of"] = few[few["k"] <= 2]
+    texts = [e.text for e in ET.fromstring(charts(run)["best-of"]).iter() if e.tag.endswith("text")]  # noqa: S314 - our own drawing
+    assert (texts.count("1"), texts.count("2")) == (1, 1)
