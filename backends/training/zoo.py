@@ -12,6 +12,8 @@ FIGURES = ("lpips alex", "kid alexnet")
 """Columns of a card's learning curve whose last values the page shows."""
 HOURS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Core-hours at which the page compares the learning curves."""
+SIZES = ((16, 64), (16, 128))
+"""Sides of inputs and outputs of the models whose curves the page compares; other stages are tasks of their own."""
 HEAD = """\
 # Models
 
@@ -21,9 +23,9 @@ quality are those of the training's own validation, at its end; the cards have t
 
 CURVES = """\
 
-## The same with less computation?
+## From {low} to {high} pixels with less computation?
 
-LPIPS (AlexNet) and KID (AlexNet) of the training's validation faces, enlarged to {high} pixels, after so many
+LPIPS (AlexNet) and KID (AlexNet) of the training's validation faces, enlarged from {low} to {high} pixels, after so many
 core-hours: the last figures that the training had written by then. A training that begins with another model's weights
 counts its own hours only.
 
@@ -35,10 +37,11 @@ def page(root: Path) -> str:
     cards = sorted((card for folder in FOLDERS for card in (root / folder).glob("*.md")), key=lambda card: card.name)
     cards = [card for card in cards if card.with_suffix(".safetensors").exists()]
     parts = [HEAD + "\n" + _table([("model", *COLUMNS, *FIGURES), *(_row(card, root) for card in cards)])]
-    for high in ("64", "128"):
-        curves = {card.stem: curve for card in cards if card.stem.endswith(f"-{high}") and (curve := _curve(card))}
+    for low, high in SIZES:
+        same = [card for card in cards if card.stem.endswith(f"-{low}-{high}")]
+        curves = {card.stem: curve for card in same if (curve := _curve(card))}
         if curves:
-            parts += [CURVES.format(high=high), _table([("core-hours", *curves), *_by_hours(curves)])]
+            parts += [CURVES.format(low=low, high=high), _table([("core-hours", *curves), *_by_hours(curves)])]
     return "".join(parts)
 
 

@@ -44,12 +44,16 @@ def test_a_model_shows_its_facts_and_the_end_of_its_curve(tmp_path: Path) -> Non
 
 
 def test_curves_are_compared_at_the_same_computation(tmp_path: Path) -> None:
-    """A model shows what it had reached by then, its last figures once it has ended, and a dash before its first."""
+    """A model shows what it had reached by then, its last figures once it has ended, and a dash before its first.
+
+    A stage that begins with larger inputs has another task and no column.
+    """
     folder = tmp_path / "backends" / "weights"
     folder.mkdir(parents=True)
     curve = "| core hours | lpips alex | kid alexnet |\n| --- | --- | --- |\n| 0.1 | 0.5 | 9 |\n| 0.45 | 0.4 | 8 |\n"
-    (folder / "tiny-16-64.md").write_text(CARD.partition("| images seen")[0] + curve)
-    (folder / "tiny-16-64.safetensors").touch()
+    for name in ("tiny-16-64", "stage-32-64"):
+        (folder / f"{name}.md").write_text(CARD.partition("| images seen")[0] + curve)
+        (folder / f"{name}.safetensors").touch()
     text = page(tmp_path)
     assert "| core-hours | tiny-16-64 |" in text
     assert [line for line in text.splitlines() if line.startswith(("| 0.05 ", "| 0.4 ", "| 0.6 "))] == [
