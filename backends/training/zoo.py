@@ -25,9 +25,9 @@ CURVES = """\
 
 ## From {low} to {high} pixels with less computation?
 
-LPIPS (AlexNet) and KID (AlexNet) of the training's validation faces, enlarged from {low} to {high} pixels, after so many
-core-hours: the last figures that the training had written by then. A training that begins with another model's weights
-counts its own hours only.
+LPIPS (AlexNet) and KID (AlexNet) of the training's validation faces, enlarged from {low} to {high} pixels, after so
+many core-hours: the last figures that the training had written by then. A training that begins with another model's
+weights counts its own hours only.
 
 """
 
