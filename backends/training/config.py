@@ -165,11 +165,12 @@ class TrainingConfig(_Strict):
     `classes`: the labels that a class-conditional model tells apart. Of the task cdm-sr alone: the largest level of the
     conditioning augmentation, a time of the cosine schedule (0: none), and that at which the stage is to be used.
     `start` names weights of `backends/weights` whose layers, where they fit, the network begins with. `momentum` is
-    Adam's beta_1.
+    Adam's beta_1. A `recipe` is one side of an experiment: its weights stay in its run folder.
     """
 
     name: str = Field(pattern=r"^[a-z0-9-]+$")
     task: Task
+    recipe: bool = False
     train: str
     validation: str
     races: dict[str, Annotated[int, Field(ge=0)]] | None = None

@@ -795,6 +795,15 @@ def test_the_command_writes_weights_that_load(
     assert (task == "sr3") == ({"std", "low", "high"} <= set(metadata))
 
 
+def test_weights_of_an_experiment_stay_in_its_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A recipe writes nothing to where the product's own weights lie."""
+    assert run_main(monkeypatch, command.main, write_config(folder, recipe=True, steps=1)) == 0
+    assert capsys.readouterr().out.endswith("weights: runs/training/tiny/tiny.safetensors\n")
+    assert not (folder / "backends/weights").exists()
+
+
 def make_run(folder: Path) -> Path:
     """The parts of a run folder that a card quotes."""
     run = folder / "run"
