@@ -18,8 +18,8 @@ HEAD = """\
 # Models
 
 What this project trained itself, from the model cards: `python -m backends.training.zoo` writes this page. Figures of
-quality are those of the training's own validation, at its end; they compare between models of one task, from one size to
-one other. The cards have the test figures with intervals.
+quality are those of the training's own validation, at its end; they compare between models of one task. The cards have
+the test figures with intervals.
 """
 
 CURVES = """\
