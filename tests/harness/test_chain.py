@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from backends.base import Batch, Description, Progress, SampleBatch
 from backends.server import UpscalerServicer, start
-from harness.chain import stage_seed
+from harness.chain import Chain, stage_seed
 from harness.client import Client, Draw, Item
 from harness.errors import BackendFailed, ConfigError, HarnessError
 from harness.images import load
@@ -74,9 +74,9 @@ def attach() -> Iterator[Callable[[Any], str]]:
 
 
 @contextmanager
-def opened(text: str, log: Path = Path("unused"), high: int = 32) -> Iterator[Replicas]:
+def opened(text: str, log: Path = Path("unused"), high: int = 32, deadline_s: float = 20) -> Iterator[Replicas]:
     """A chain in use, under a suite from 8 pixels."""
-    settings = {"name": "s", "title": "s", "low": 8, "high": high, "metrics": ("psnr",), "deadline_s": 20}
+    settings = {"name": "s", "title": "s", "low": 8, "high": high, "metrics": ("psnr",), "deadline_s": deadline_s}
     chain = Replicas(parse_entry(text), Suite.model_validate(settings), log, {})
     try:
         chain.open()
@@ -188,6 +188,20 @@ def test_a_stage_that_fails_names_itself_and_comes_back(tmp_path: Path) -> None:
         again = chain.upscale([ITEMS[0], ITEMS[2]])
         np.testing.assert_array_equal([first, last], again)
         assert len(list(tmp_path.iterdir())) == 2  # a log each
+
+
+def test_a_chain_that_is_given_up_is_ended(attach: Callable[[Any], str], tmp_path: Path) -> None:
+    """Its local stage, which hangs, does not compute on until the run ends, though the other one runs elsewhere."""
+    text = f"faulty,scale=2,fault=hang -> {attach(Enlarger())}"
+    with opened(text, tmp_path / "log", deadline_s=0.3) as chain:
+        (session,) = chain.sessions
+        assert isinstance(session, Chain)
+        server = session.stages[0].server
+        assert server is not None
+        assert server.alive()
+        chain.upscale(ITEMS)
+        assert "given up after" in str(session.given_up)
+        assert not server.alive()
 
 
 def harness(*arguments: object) -> subprocess.CompletedProcess[str]:
