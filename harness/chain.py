@@ -105,6 +105,11 @@ class Chain(Session):
         with self._naming(self.last_failed):
             self.stages[self.last_failed].restart()
 
+    def kill(self) -> None:
+        """End every stage that runs on this machine, whether or not others run elsewhere."""
+        for stage in self.stages:
+            stage.kill()
+
     def close(self) -> None:
         """Disconnect from every stage, and end the local ones."""
         for stage in self.stages:

@@ -214,9 +214,8 @@ class Run:
                 tried = [image for image in self._usable(step) if not (step.sample and image in failed)]
                 batches = [*self._batches(step, tried, backend.batch)]
                 results = pool.map(partial(self._outputs, backend, step), batches)
-                for images, (failures, stages) in zip(batches, results, strict=True):
+                for images, failures in zip(batches, results, strict=True):
                     self.folder.append(failures, "failed")
-                    self.folder.append(stages)
                     failed |= {str(row["image"]) for row in failures if step.condition == CLEAN}
                     self.progress.advance(task, len(images))
         finally:
@@ -249,23 +248,29 @@ class Run:
         for batch in equal_sizes(files, most, REQUEST_PIXELS // self.suite.scale**2):
             yield [image for image, _ in batch]
 
-    def _outputs(self, backend: Replicas, step: Step, images: list[str]) -> tuple[list[Row], list[Row]]:
-        """Write the outputs of a batch that are not there yet; returns rows of failures, and of a chain's stages."""
+    def _outputs(self, backend: Replicas, step: Step, images: list[str]) -> list[Row]:
+        """Write the outputs of a batch that are not there yet, after the rows of a chain's stages; returns failures.
+
+        An output that is there is not made again, so what is known of its making must be there before it.
+        """
         missing = []
         for image in images:
             item = self._item(step, image)
             path = output_path(self.folder, backend.record, step.condition, image, item.seed, self.suite.scale)
             if path is not None and not path.exists():
                 missing.append((item, path))
-        failures, stages = list[Row](), list[Row]()
+        failures, stages, made = list[Row](), list[Row](), list[tuple[Path, list[Passage]]]()
         results = backend.staged([item for item, _ in missing]) if missing else []
         for (item, path), result in zip(missing, results, strict=True):
             if isinstance(result, BackendError):
                 failures.append(self._failure(self._identity(backend), step, item.id, result))
             else:
-                self._keep(step, path, result)
+                made.append((path, result))
                 stages += self._stage_rows(backend, step, item, result)
-        return failures, stages
+        self.folder.append(stages)
+        for path, passages in made:
+            self._keep(step, path, passages)
+        return failures
 
     def _keep(self, step: Step, path: Path, passages: Sequence[Passage]) -> None:
         """Write an output; beside that of a clean input, what the stages before the last made on the way to it."""

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from rich.progress import Progress
 
-from harness.client import Draw
+from harness.client import Draw, Pixels
 from harness.datasets import UNKNOWN, Dataset, Record, open_split
 from harness.degrade import make_target, seed_of
 from harness.errors import BackendError, ConfigError, DatasetError, ImageError
@@ -101,8 +101,7 @@ class Sampler:
         pool = ThreadPoolExecutor(len(self.backend.sessions))
         try:
             batches = [*self._batches(pending)]
-            for batch, (failures, stages) in zip(batches, pool.map(self._store, batches), strict=True):
-                self.folder.append(stages)
+            for batch, failures in zip(batches, pool.map(self._store, batches), strict=True):
                 progress.advance(task, len(batch))
                 yield from failures
         finally:
@@ -112,19 +111,25 @@ class Sampler:
         most = max(1, min(self.backend.batch, REQUEST_PIXELS // self.suite.side**2))
         return (samples[start : start + most] for start in range(0, len(samples), most))
 
-    def _store(self, samples: Sequence[Sample]) -> tuple[list[Row], list[Row]]:
-        """Ask for a batch; returns a row for each image that failed, and the rows of a chain's stages."""
-        failures, stages = list[Row](), list[Row]()
+    def _store(self, samples: Sequence[Sample]) -> list[Row]:
+        """Ask for a batch and store it, the rows of a chain's stages first; returns a row for each image that failed.
+
+        An image that is there is not made again, so what is known of its making must be there before it.
+        """
+        failures, stages, images = list[Row](), list[Row](), list[tuple[Path, Pixels]]()
         results = self.backend.staged([Draw(s.id, s.seed, s.place) for s in samples])
         for sample, result in zip(samples, results, strict=True):
             about = {"image": sample.id, "class": sample.kind, "seed": sample.seed, "condition": GENERATED}
             if isinstance(result, BackendError):
                 failures.append(about | {"metric": "output", "error": f"{type(result).__name__}: {result}"})
             else:
-                self.folder.write_image(sample.path, result[-1].image)
+                images.append((sample.path, result[-1].image))
                 rows = stage_rows(self.backend.record, sample.seed, result)
                 stages += [self.identity | about | row for row in rows]
-        return failures, stages
+        self.folder.append(stages)
+        for path, image in images:
+            self.folder.write_image(path, image)
+        return failures
 
 
 def training_split(dataset: Dataset, part: Generation) -> Dataset:

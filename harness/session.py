@@ -263,25 +263,32 @@ class Session:
     def _failed(self, error: BackendError, images: int) -> None:
         lost = isinstance(error, Unavailable | DeadlineExceeded)
         if isinstance(error, Unauthenticated):
-            self.given_up = error  # it would say the same of every image
+            self._give_up(error)  # it would say the same of every image
             return
         if isinstance(error, BadRequest) or (images > 1 and not lost):
             return  # a refusal is about the image; a failed batch is tried image by image first
         self.failures_in_a_row += 1
         if self.failures_in_a_row >= PATIENCE:
             text = f"not tried: given up after {PATIENCE} failed calls in a row, the last: {error}"
-            self.given_up = BackendFailed(text)
-            for server in self.servers:
-                server.kill()
+            self._give_up(BackendFailed(text))
         elif lost:
             self.recover()
+
+    def _give_up(self, error: BackendError) -> None:
+        self.given_up = error
+        self.kill()
+
+    def kill(self) -> None:
+        """End at once what runs on this machine: it may hang, and would compute on."""
+        if self.server is not None:
+            self.server.kill()
 
     def recover(self) -> None:
         """Start it again or attach again after a lost call; if that fails, it is given up."""
         try:
             self.restart()
         except BackendError as second:
-            self.given_up = second
+            self._give_up(second)
 
     def restart(self) -> None:
         """Start it again or attach again.

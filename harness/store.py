@@ -17,6 +17,7 @@ import json
 import os
 import re
 import struct
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -143,6 +144,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._appending = threading.Lock()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -189,14 +191,15 @@ class RunFolder:
         write_atomic(self.path / "run.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
 
     def append(self, rows: list[Row], kind: Kind = "part") -> None:
-        """Append rows as a new part; kinds other than `part` can be dropped and made again."""
+        """Append rows as a new part, from any thread; kinds other than `part` can be dropped and made again."""
         if not rows:
             return
         defaults: Row = {column: {"str": "", "int64": 0, "float64": np.nan}[kind] for column, kind in COLUMNS.items()}
         frame = pd.DataFrame([defaults | row for row in rows]).astype(COLUMNS)
         attributes = [c for c in frame.columns if c not in COLUMNS]
-        number = 1 + max((int(p.stem.rpartition("-")[2]) for p in self.parts(kind)), default=-1)
-        self.write_table(f"rows/{kind}-{number:06d}", frame[[*COLUMNS, *attributes]])
+        with self._appending:
+            number = 1 + max((int(p.stem.rpartition("-")[2]) for p in self.parts(kind)), default=-1)
+            self.write_table(f"rows/{kind}-{number:06d}", frame[[*COLUMNS, *attributes]])
 
     def drop(self, kind: Kind) -> None:
         """Forget all rows of a kind."""

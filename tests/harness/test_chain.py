@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 
 from backends.base import Batch, Description, Progress, SampleBatch
 from backends.server import UpscalerServicer, start
-from harness.chain import stage_seed
+from harness.chain import Chain, stage_seed
 from harness.client import Client, Draw, Item
 from harness.errors import BackendFailed, ConfigError, HarnessError
 from harness.images import load
-from harness.plan import CLEAN, parse_entry
+from harness.plan import CLEAN, Job, parse_entry
 from harness.replicas import Replicas
+from harness.runner import new_progress, run
+from harness.sampling import Sampler
 from harness.score import stored_outputs
-from harness.store import RunFolder
-from harness.suite import Suite
+from harness.store import RunFolder, slug
+from harness.suite import Suite, load_suite
 
 ITEMS = [Item(f"p{i}", np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8), i) for i in range(3)]
 
@@ -46,16 +48,16 @@ class Enlarger:
 
 
 class Base:
-    """A generator of flat images, 4 x 4, of the seed's colour."""
+    """A generator of flat images of the seed's colour, 4 x 4 unless it says otherwise."""
 
-    description = Description(
-        "base", "diffusion", "cd" * 32, (), "none", "tests", classes=("a", "b"), generated_size=4, deterministic=False
-    )
+    def __init__(self, **says: Any) -> None:
+        base = Description("base", "diffusion", "cd" * 32, (), "none", "tests", classes=("a", "b"), generated_size=4)
+        self.description = replace(base, **({"deterministic": False} | says))
 
     def generate(self, batch: SampleBatch, progress: Progress) -> NDArray[np.uint8]:
         """See `Generative.generate`."""
         progress(1, 1)
-        return np.stack([np.full((4, 4, 3), seed % 256, np.uint8) for seed in batch.seeds])
+        return np.stack([np.full((batch.size, batch.size, 3), seed % 256, np.uint8) for seed in batch.seeds])
 
 
 @pytest.fixture
@@ -72,9 +74,9 @@ def attach() -> Iterator[Callable[[Any], str]]:
 
 
 @contextmanager
-def opened(text: str, log: Path = Path("unused"), high: int = 32) -> Iterator[Replicas]:
+def opened(text: str, log: Path = Path("unused"), high: int = 32, deadline_s: float = 20) -> Iterator[Replicas]:
     """A chain in use, under a suite from 8 pixels."""
-    settings = {"name": "s", "title": "s", "low": 8, "high": high, "metrics": ("psnr",), "deadline_s": 20}
+    settings = {"name": "s", "title": "s", "low": 8, "high": high, "metrics": ("psnr",), "deadline_s": deadline_s}
     chain = Replicas(parse_entry(text), Suite.model_validate(settings), log, {})
     try:
         chain.open()
@@ -188,6 +190,20 @@ def test_a_stage_that_fails_names_itself_and_comes_back(tmp_path: Path) -> None:
         assert len(list(tmp_path.iterdir())) == 2  # a log each
 
 
+def test_a_chain_that_is_given_up_is_ended(attach: Callable[[Any], str], tmp_path: Path) -> None:
+    """Its local stage, which hangs, does not compute on until the run ends, though the other one runs elsewhere."""
+    text = f"faulty,scale=2,fault=hang -> {attach(Enlarger())}"
+    with opened(text, tmp_path / "log", deadline_s=0.3) as chain:
+        (session,) = chain.sessions
+        assert isinstance(session, Chain)
+        server = session.stages[0].server
+        assert server is not None
+        assert server.alive()
+        chain.upscale(ITEMS)
+        assert "given up after" in str(session.given_up)
+        assert not server.alive()
+
+
 def harness(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     command = [sys.executable, "-m", "harness", *map(str, arguments)]
@@ -226,3 +242,62 @@ def test_a_chain_in_a_run(
     assert harness(*arguments).returncode == 0
     assert before == {p: p.stat().st_mtime_ns for part in ("rows", "outputs") for p in (out / part).rglob("*.p*")}
     assert json.loads((out / "run.json").read_text())["backends"][-1]["stages"][1]["stage"] == "2 nearest"
+
+
+@pytest.fixture
+def crashing(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The harness ends after the first output of the chain `two` that it writes."""
+    write = RunFolder.write_image
+
+    def last(folder: RunFolder, path: Path, image: NDArray[np.uint8]) -> None:
+        write(folder, path, image)
+        if slug("two") in path.parts and not path.parent.name.startswith("stage-"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "write_image", last)
+    return monkeypatch
+
+
+def timed_images(folder: RunFolder) -> set[str]:
+    """The images of which each stage has a time."""
+    rows = folder.rows("part").query("metric == 'stage_compute_s'")
+    return {str(image) for image, stages in rows.groupby("image")["stage"] if stages.nunique() == 2}
+
+
+def test_a_crash_loses_no_time_of_a_stored_output(
+    attach: Callable[[Any], str],
+    suite_file: Callable[..., Path],
+    photos: Path,
+    tmp_path: Path,
+    crashing: pytest.MonkeyPatch,
+) -> None:
+    """An output that is there is not made again, so the times of its stages are written before it."""
+    chain = f"two = {attach(Enlarger())} -> {attach(Enlarger())}"
+    job = Job(load_suite(str(suite_file())), f"folder:{photos}", (chain,), tmp_path / "run", 6, "")
+    with new_progress() as progress, pytest.raises(KeyboardInterrupt):
+        run(job, progress)
+    crashing.undo()
+    with new_progress() as progress:
+        folder = run(job, progress)
+    assert len(timed_images(folder)) == 6
+
+
+def test_a_crash_loses_no_time_of_a_generated_image(
+    attach: Callable[[Any], str], tmp_path: Path, crashing: pytest.MonkeyPatch
+) -> None:
+    """As of an output."""
+    settings = {"name": "s", "title": "s", "metrics": (), "generation": {"size": 32, "samples": 4}}
+    suite = Suite.model_validate(settings)
+    folder = RunFolder(tmp_path)
+    chain = Replicas(
+        parse_entry(f"two = {attach(Base(generated_size=16))} -> {attach(Enlarger())}"), suite, Path("unused"), {}
+    )
+    chain.open()
+    sampler = Sampler(folder, suite, chain, {"backend": "two"})
+    with new_progress() as progress, pytest.raises(KeyboardInterrupt):
+        list(sampler.run(progress))
+    crashing.undo()
+    with new_progress() as progress:
+        assert list(sampler.run(progress)) == []
+    chain.close()
+    assert len(timed_images(folder)) == 8
