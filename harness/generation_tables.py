@@ -3,7 +3,8 @@
 Generated and real images are compared in equal numbers of each class, the first of each by their seeds. The control
 arm, photos of the training split, stands for a generator as good as reality. Classes of too few images on a side are
 "insufficient". `duplicates` is the share of images that nearly repeat another one of their set, `copies` of those that
-nearly repeat a training image, each as near as 1 % of the real images are (`harness.manifold`). Vendi is taken of
+nearly repeat one of the training photos that they are matched with, each as near as 1 % of the real images are
+(`harness.manifold`). Vendi is taken of
 features from which their mean is subtracted, since otherwise all cosines are near 1.
 
 Intervals are of 95 %: of KID by jackknife over the images of both sides; of shares (Wilson) and means (bootstrap) over
@@ -40,16 +41,22 @@ MEASURES: dict[str, tuple[str, bool | None]] = {
     "vendi": ("Vendi score", True),
     "lpips": ("LPIPS within a class", None),
     "duplicates": ("Near-duplicates", False),
-    "copies": ("Near-copies of training images", False),
+    "copies": ("Near-copies of matched training photos", False),
 }
 """Title and direction of each measure of the table `generated`; None where more is neither better nor worse."""
 TEST, TRAINING = "test", "training"
 """What a measure is against: photos of the run's dataset, or of the split that generators were trained on."""
+AGAINST_TEST = ("kid", "fid", "precision", "recall", "density", "coverage", "vendi", "duplicates")
+AGAINST_TRAINING = ("kid", "fid", "copies")
 
 COLLAPSE, DROPPING = "collapse", "dropping"
 FOUND, NOT_FOUND, INSUFFICIENT = "found", "not found", "insufficient"
 UNJUDGED = "not judged"
-"""The verdict on the accuracy in one class: training once more moves it further than other test images do."""
+"""The verdict where a figure is there and does not tell.
+
+Of the accuracy in one class, since training once more moves it further than other test images do; of a class or group
+that the instrument does not read in real photos either.
+"""
 HALF = 0.5
 """Vendi and recall below this part of the control's are signs of collapse."""
 REPEATED = 0.1
@@ -134,8 +141,8 @@ class Audit:
         chosen = matched(usable, kind)
         made, real, training = (stored[n].loc[chosen[n]].to_numpy(float) for n in (label, REFERENCE, REAL))
         if len(made) < self.part.minimum:
-            for measure in (m for m in MEASURES if m != "lpips"):
-                yield _row(TEST, measure, len(made), (math.nan,) * 3, INSUFFICIENT)
+            for against, measure in _keys(label):
+                yield _row(against, measure, len(made), (math.nan,) * 3, INSUFFICIENT)
             return
         for measure, estimate in _against(made, real):
             yield _row(TEST, measure, len(made), estimate)
@@ -166,7 +173,7 @@ class Audit:
                 yield who | _collapse(own, real)
 
     def droppings(self, generated: list[Row]) -> Iterator[Row]:
-        """Whether a class, or a group that the instrument reads, is next to missing among a backend's images."""
+        """Whether a class, or a group that the instrument reads, is asked for but not among a backend's images."""
         found = _by_key(generated, self.part.networks[0])
         for label in self.generators:
             for kind in self.classes(label):
@@ -202,7 +209,13 @@ class Audit:
             for group in sorted(set(said[REAL][attribute]) - {""}):
                 own, real = (_share((said[name][attribute] == group).to_numpy()) for name in (label, REAL))
                 who = {"backend": label, "class": f"{attribute} = {group}", "sign": DROPPING, "n": len(said[label])}
-                yield who | _named("share", own) | {"share_real": real[0]} | _missing(own, real)
+                yield who | _missing(own, real, self._read_in_photos(attribute, group))
+
+    def _read_in_photos(self, attribute: str, group: str) -> float:
+        """The share of the real photos of a group that are read as it; NaN where no labels tell which these are."""
+        real = self.sets[REAL].set_index("image")
+        members = real.index[real[attribute] == group] if attribute in real else []
+        return _share((self._readings[REAL].loc[members, attribute] == group).to_numpy())[0]
 
     # Classification
 
@@ -262,6 +275,12 @@ def matched(frames: dict[str, pd.DataFrame], kind: str) -> dict[str, list[str]]:
 def _of(frame: pd.DataFrame, kind: str) -> list[str]:
     """The images of a class; all, where the generator knows none."""
     return list(frame["image"] if kind == ALL else frame.loc[frame["class"] == kind, "image"])
+
+
+def _keys(label: str) -> list[tuple[str, str]]:
+    """What a set is held against, and the measure; the control arm is not held against itself."""
+    training = [(TRAINING, measure) for measure in AGAINST_TRAINING] if label != REAL else []
+    return [*((TEST, measure) for measure in AGAINST_TEST), *training]
 
 
 def _row(against: str, measure: str, n: int, estimate: Estimate, status: str = "ok") -> Row:
@@ -342,7 +361,10 @@ def _percent(row: Row) -> str:
 
 
 def _dropping(own: dict[str, Row], real: dict[str, Row], shares: tuple[Estimate, Estimate] | None) -> Row:
-    """By how many images of a class are read as such; where it cannot be read, by the coverage of its real images."""
+    """By how many images of a class are read as such; where it cannot be read, by the coverage of its real images.
+
+    Coverage finds a class that is missing, and clears none: images of another class may be near to its own.
+    """
     if not own or not real:
         return {"n": 0, "verdict": INSUFFICIENT, "evidence": "too few images"}
     cover, base = own["coverage"], real["coverage"]
@@ -352,14 +374,24 @@ def _dropping(own: dict[str, Row], real: dict[str, Row], shares: tuple[Estimate,
         figures |= _named("share", shares[0]) | {"share_real": shares[1][0]}
         read = f"{100 * shares[0][0]:.0f} % of the images asked for are read as it ({100 * shares[1][0]:.0f} %)"
         evidence = f"{read}; {evidence}"
-    deciding = shares if shares and shares[1][0] >= READABLE else (_estimate(cover), _estimate(base))
-    missing = _near_zero(*deciding)
-    return figures | {"verdict": FOUND if missing else NOT_FOUND, "evidence": evidence}
+    readable = shares is not None and shares[1][0] >= READABLE
+    missing = _near_zero(*shares) if shares and readable else _near_zero(_estimate(cover), _estimate(base))
+    return figures | {"verdict": _found(missing=missing, certain=missing or readable), "evidence": evidence}
 
 
-def _missing(own: Estimate, real: Estimate) -> Row:
+def _missing(own: Estimate, real: Estimate, in_photos: float) -> Row:
+    """By how many images are read as a group; not judged where photos of it (`in_photos`) are seldom read so."""
     evidence = f"{100 * own[0]:.1f} % of all images are read as it ({100 * real[0]:.1f} % of as many real ones)"
-    return {"verdict": FOUND if _near_zero(own, real) else NOT_FOUND, "evidence": evidence}
+    if not math.isnan(in_photos):
+        evidence += f"; of real photos of it, {100 * in_photos:.0f} % are"
+    verdict = _found(missing=_near_zero(own, real), certain=in_photos >= READABLE)
+    return _named("share", own) | {"share_real": real[0], "verdict": verdict, "evidence": evidence}
+
+
+def _found(*, missing: bool, certain: bool) -> str:
+    if not certain:
+        return UNJUDGED
+    return FOUND if missing else NOT_FOUND
 
 
 def _near_zero(own: Estimate, real: Estimate) -> bool:

@@ -5,7 +5,17 @@ from typing import Any
 
 import pandas as pd
 
-from harness.generation_tables import COLLAPSE, DROPPING, FOUND, INSUFFICIENT, MEASURES, TEST, TRAINING
+from harness.generation_tables import (
+    COLLAPSE,
+    DROPPING,
+    FOUND,
+    INSUFFICIENT,
+    MEASURES,
+    NOT_FOUND,
+    TEST,
+    TRAINING,
+    UNJUDGED,
+)
 from harness.sampling import ALL, REAL
 from reports.load import Run
 from reports.numbers import NOTHING, count, multiple, names
@@ -35,7 +45,7 @@ THOUSAND = {"kid": 1000}
 """What is written as so many thousandths."""
 FAULTS = {
     COLLAPSE: ("Collapsed: the same few images come again and again", "none has collapsed"),
-    DROPPING: ("Dropped: next to never made", "none is next to missing"),
+    DROPPING: ("Dropped: asked for but not made", "none is missing"),
 }
 LIMITS = (
     "Limits: all of this is seen through one network's features, and figures of two networks cannot be compared. FID "
@@ -87,18 +97,20 @@ def _sentences(run: Run, label: str) -> Iterator[str]:
     mine = modes[modes["backend"] == label]
     for sign, (words, otherwise) in FAULTS.items():
         rows = mine[mine["sign"] == sign]
-        judged = rows[rows["verdict"] != INSUFFICIENT]
+        judged, unjudged = rows[rows["verdict"].isin((FOUND, NOT_FOUND))], rows[rows["verdict"] == UNJUDGED]
         found = judged[judged["verdict"] == FOUND]
-        if judged.empty:
+        if judged.empty and unjudged.empty:
             yield f"{label}: too few images to say whether there is a mode {sign}."
-            continue
-        if found.empty:
+        if len(judged) and found.empty:
             yield f"{label}: {otherwise}, of {count(len(judged))} classes and groups looked at."
         for _, row in found.head(3).iterrows():
             where = "in all classes together" if row["class"] == ALL else str(row["class"])
             yield f"{label}. {words}, {where}: {row['evidence']}."
         if len(found) > 3:
             yield f"{label}: the same of {names(found['class'].iloc[3:9])}{' and others' if len(found) > 9 else ''}."
+        if len(unjudged):
+            why = "nothing reads them well enough even in real photos"
+            yield f"{label}: not judged for {sign}, since {why}: {names(unjudged['class'])}."
 
 
 # Tables

@@ -22,7 +22,7 @@ from harness.audit import write_tables
 from harness.datasets import limit, open_dataset
 from harness.degrade import make_target
 from harness.errors import ConfigError, DatasetError, WeightsError
-from harness.generation_tables import matched
+from harness.generation_tables import _dropping, _missing, matched
 from harness.metrics import BACKBONES
 from harness.plan import Job
 from harness.runner import new_progress, run
@@ -206,7 +206,7 @@ def _report_says(folder: RunFolder) -> None:
     build(folder.path)
     text = (folder.path / "report.md").read_text()
     assert "few, the same few images again and again: all, white male, white female" in text
-    assert "lost, next to never made: black male" in text
+    assert "lost, asked for but not made: black male" in text
     assert "fair: none has collapsed, of 4 classes and groups looked at" in text
 
 
@@ -238,6 +238,9 @@ def test_small_classes_are_insufficient(colours: str, tmp_path: Path, serve_all:
     assert kid["status"].to_dict() == {"all": "ok"} | dict.fromkeys(COLOURS, "insufficient")
     assert kid["value"].notna().tolist() == [True, False, False, False]
     assert kid["n"].to_dict() == {"all": 180} | dict.fromkeys(COLOURS, 60)
+    sets = of(tables, "generated", backend="fair", network="colours")
+    keys = [[*zip(rows["against"], rows["measure"], strict=True)] for _, rows in sets.groupby("class")]
+    assert all(found == keys[0] for found in keys)
     verdicts = of(tables, "modes", backend="fair").set_index(["sign", "class"])["verdict"]
     assert verdicts["collapse"].to_dict() == {"all": "not found"} | dict.fromkeys(COLOURS, "insufficient")
     assert not len(tables["classification"])
@@ -270,8 +273,12 @@ def test_sets_are_matched_class_by_class() -> None:
 @pytest.fixture
 def faces(data_root: Path, tmp_path: Path) -> dict[str, Images]:
     """Photos of three groups: 60 of each in both splits of a dataset, and 120 others that generators may know."""
+    return photos_of(("white male", "black female", "asian male"), data_root, tmp_path)
+
+
+def photos_of(kinds: Sequence[str], data_root: Path, tmp_path: Path) -> dict[str, Images]:
+    """As `faces`, of any three groups."""
     dataset = open_dataset(f"utkface:{data_root / 'utkface'}#train")
-    kinds = ("white male", "black female", "asian male")
     known: dict[str, list[Images]] = {kind: [] for kind in kinds}
     for record in limit(dataset, 6000).records:
         kind = f"{record.labels['race']} {record.labels['gender']}"
@@ -297,3 +304,35 @@ def test_planted_faults_are_named_among_faces(
     assert ("collapse", "all") in found_by(tables, "few")
     assert found_by(tables, "lost") >= {("dropping", "asian male"), ("dropping", "race = asian")}
     assert "collapse" not in {sign for sign, _ in found_by(tables, "lost")}
+
+
+def test_a_class_that_cannot_be_read_is_never_cleared(
+    data_root: Path, tmp_path: Path, serve_all: Callable[..., list[str]]
+) -> None:
+    """Where real photos of the lost class are seldom read as it, its loss is found or not judged, and told as such."""
+    stock = photos_of(("white male", "black female", "other female"), data_root, tmp_path)
+    text = "size: 64\n  samples: 60\n  minimum: 60\n  classification: false\n"
+    suite = f"name: faces\ntitle: Faces\ngeneration:\n  {text}"
+    with new_progress() as progress:
+        folder = run(job(suite, tmp_path, serve_all(lost=Replayed(stock, without_last()))), progress)
+    tables = write_tables(folder)
+    verdicts = of(tables, "modes", backend="lost", sign="dropping").set_index("class")["verdict"]
+    assert verdicts["other female"] != "not found"
+    assert set(verdicts[verdicts.index.str.startswith("race = other")]) <= {"found", "not judged"}
+    assert verdicts["white male"] == "not found"
+    build(folder.path)
+    assert "lost: not judged for dropping" in (folder.path / "report.md").read_text()
+
+
+def test_coverage_alone_finds_a_missing_group_and_clears_none() -> None:
+    """A group that photos of it are not read as has no verdict, whatever is read; one that is read has."""
+    none, some = (0.0, 0.0, 0.01), (0.3, 0.25, 0.35)
+    assert [_missing(own, some, 0.9)["verdict"] for own in (none, some)] == ["found", "not found"]
+    assert [_missing(none, some, share)["verdict"] for share in (0.4, float("nan"))] == ["not judged"] * 2
+    rows = {
+        name: {"coverage": {"n": 60, "value": v[0], "low": v[1], "high": v[2]}}
+        for name, v in (("no", none), ("so", some))
+    }
+    assert [_dropping(rows[own], rows["so"], None)["verdict"] for own in ("no", "so")] == ["found", "not judged"]
+    assert _dropping(rows["so"], rows["so"], (none, (0.4, 0.3, 0.5)))["verdict"] == "not judged"
+    assert _dropping(rows["no"], rows["so"], (some, (0.8, 0.7, 0.9)))["verdict"] == "not found"

@@ -503,6 +503,7 @@ def _modes() -> Iterator[dict[str, Any]]:
         ("collapse", "black male", "insufficient"),
         ("dropping", "race = asian", "found"),
         ("dropping", "white male", "not found"),
+        ("dropping", "other male", "not judged"),
     ):
         about = {"backend": "sr3", "class": kind, "sign": sign, "n": 900, "verdict": verdict}
         yield about | nothing | {"evidence": f"what shows the {sign}"}

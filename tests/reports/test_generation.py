@@ -35,7 +35,11 @@ def test_faults_are_told_in_sentences(generated: Path) -> None:
     assert "race = asian; what shows the dropping" in told["Mode dropping", True]
     assert "sr3 0.900 [0.810, 0.990]" in told["Precision", False]
     lead = next(section for section in sections(run) if section.name == "generation").lead
-    assert "sr3. Collapsed: the same few images come again and again, in all classes together: what" in " ".join(lead)
+    text = " ".join(lead)
+    assert "sr3. Collapsed: the same few images come again and again, in all classes together: what" in text
+    assert "sr3. Dropped: asked for but not made, race = asian" in text
+    assert "sr3: not judged for dropping, since" in text
+    assert "even in real photos: other male." in text
 
 
 def test_the_page_shows_figures_chart_and_pictures(generated: Path) -> None:
