@@ -11,8 +11,9 @@ Intervals are of 95 %: of KID by jackknife over the images of both sides; of sha
 the images that are counted, for the balls, thresholds and classifiers as they are.
 """
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,10 +24,13 @@ from numpy.typing import NDArray
 from harness.classification import Arm, arms, stored_answers
 from harness.fairness.inference import wilson
 from harness.generated_sets import PAIR_LPIPS, REFERENCE, feature_file, image_sets, reading_file
+from harness.generator_pairs import Difference, paired, set_differences
 from harness.manifold import Float, manifold_terms, near_copies, near_duplicates, vendi
 from harness.sampling import ALL, REAL
 from harness.scores import Scores, mean_interval
 from harness.set_measures import fid, kid
+from harness.speed_tables import steps
+from harness.stages import compute_times
 from harness.statistics import verdict
 from harness.store import Row, read_table
 from harness.suite import Generation, Suite, stored_suite
@@ -42,12 +46,22 @@ MEASURES: dict[str, tuple[str, bool | None]] = {
     "lpips": ("LPIPS within a class", None),
     "duplicates": ("Near-duplicates", False),
     "copies": ("Near-copies of matched training photos", False),
+    "seconds": ("Compute", False),
+    "steps": ("Steps", None),
 }
-"""Title and direction of each measure of the table `generated`; None where more is neither better nor worse."""
+"""Title and direction of each measure of the table `generated`; None where more is neither better nor worse.
+
+`seconds` is the median of the compute time an image, `steps` the network's evaluations.
+"""
 TEST, TRAINING = "test", "training"
 """What a measure is against: photos of the run's dataset, or of the split that generators were trained on."""
 AGAINST_TEST = ("kid", "fid", "precision", "recall", "density", "coverage", "vendi", "duplicates")
 AGAINST_TRAINING = ("kid", "fid", "copies")
+COMPARED = ("kid", "precision", "density", "recall", "coverage")
+"""What two generators are compared in, beside accuracy."""
+
+ACCURACY = "accuracy"
+"""The measure of the table `generators` that is the Classification Accuracy Score."""
 
 COLLAPSE, DROPPING = "collapse", "dropping"
 FOUND, NOT_FOUND, INSUFFICIENT = "found", "not found", "insufficient"
@@ -85,6 +99,7 @@ def tables(scores: Scores) -> dict[str, list[Row]]:
         "modes": [*audit.collapses(generated), *audit.droppings(generated)],
         "classification": list(audit.accuracies()),
         "drawn": list(audit.drawn()),
+        "generators": list(audit.pairs()),
     }
 
 
@@ -134,12 +149,16 @@ class Audit:
                     yield from (who | row for row in self._measured(stored, label, kind))
         for label in self.labels:
             yield from self._diversity(label)
+        yield from self._costs()
 
-    def _measured(self, stored: dict[str, pd.DataFrame], label: str, kind: str) -> Iterator[Row]:
-        names = dict.fromkeys([label, REFERENCE, REAL])
+    def _matched(self, stored: dict[str, pd.DataFrame], names: Sequence[str], kind: str) -> list[Float]:
+        """The features of as many images of each set; of a class, or of all classes of the first set."""
         usable = {name: self.sets[name][self.sets[name]["image"].isin(stored[name].index)] for name in names}
         chosen = matched(usable, kind)
-        made, real, training = (stored[n].loc[chosen[n]].to_numpy(float) for n in (label, REFERENCE, REAL))
+        return [stored[name].loc[chosen[name]].to_numpy(float) for name in names]
+
+    def _measured(self, stored: dict[str, pd.DataFrame], label: str, kind: str) -> Iterator[Row]:
+        made, real, training = self._matched(stored, (label, REFERENCE, REAL), kind)
         if len(made) < self.part.minimum:
             for against, measure in _keys(label):
                 yield _row(against, measure, len(made), (math.nan,) * 3, INSUFFICIENT)
@@ -160,6 +179,56 @@ class Audit:
             known = mean_interval(pairs["value"].to_numpy(float))
             estimate = (known["mean"], known["low"], known["high"])
             yield {"backend": label, "class": kind, "network": ""} | _row("", "lpips", len(pairs), estimate)
+
+    def _costs(self) -> Iterator[Row]:
+        """The median time of an image and its steps; a chain's are those of its stages together."""
+        for backend in self.scores.record["backends"]:
+            label = backend["label"]
+            times = compute_times(self.scores.rows[self.scores.rows["backend"] == label])
+            seconds = times.sum(axis=1, skipna=False)
+            known = {"seconds": seconds.median(), "steps": steps(backend)} if label in self.generators else {}
+            for measure, value in known.items():
+                estimate = (float(value), math.nan, math.nan)
+                yield {"backend": label, "class": ALL, "network": ""} | _row("", measure, len(seconds), estimate)
+
+    # Pairs
+
+    def pairs(self) -> Iterator[Row]:
+        """The rows of the table `generators`: of each two with the same classes, or some classes of both."""
+        for pair in itertools.combinations(self.generators, 2):
+            who = dict(zip(("first", "second"), pair, strict=True))
+            first, second = map(self.classes, pair)
+            kinds = [kind for kind in first if kind in second]
+            if kinds or first == second:
+                yield from (who | row for row in self._set_differences(pair, [ALL, *kinds]))
+                yield from (who | row for row in self._accuracy_differences(pair))
+
+    def _set_differences(self, pair: tuple[str, str], kinds: Sequence[str]) -> Iterator[Row]:
+        names = (*pair, REFERENCE, REAL)
+        for network in self.part.networks:
+            stored = {label: self.features(network, label) for label in names}
+            for kind in kinds:
+                first, second, real, _ = self._matched(stored, names, kind)
+                who = {"class": kind, "network": network}
+                enough = len(real) >= self.part.minimum
+                found = set_differences(first, second, real) if enough else ((m, None) for m in COMPARED)
+                for measure, difference in found:
+                    yield who | {"measure": measure} | _compared(measure, len(real), difference)
+
+    def _accuracy_differences(self, pair: tuple[str, str]) -> Iterator[Row]:
+        """Of two classifiers that tell the same classes apart, on the same test images."""
+        found = [answered for label in pair if (answered := self._answered(label))]
+        if len({arm.classes for arm, _ in found}) != 1 or len(found) < 2:
+            return
+        (arm, first), (_, second) = found
+        members = arm.test.set_index("image")["class"].loc[first.index]
+        for kind in (ALL, *arm.classes):
+            mine = (members == kind) | (kind == ALL)
+            values = [right.loc[mine, "own"].to_numpy(float) for right in (first, second)]
+            n = len(values[0])
+            row = _compared(ACCURACY, n, paired(*values) if n >= self.part.minimum else None)
+            row |= {"verdict": UNJUDGED} if kind != ALL and n >= self.part.minimum else {}
+            yield {"class": kind, "network": "", "measure": ACCURACY} | row
 
     # Modes
 
@@ -221,14 +290,20 @@ class Audit:
 
     def accuracies(self) -> Iterator[Row]:
         """The rows of the table `classification`: overall, by class and by group of each attribute."""
-        for label in self.generators if self.part.classification else ():
-            found = arms(self.sets, label)
-            answers = [stored_answers(self.scores.folder, arm) for arm in found or ()]
-            if found and answers[0] is not None and answers[1] is not None:
-                yield from self._accuracy(label, found[0], answers[0], answers[1])
+        for label in self.generators:
+            if found := self._answered(label):
+                yield from self._accuracy(label, *found)
 
-    def _accuracy(self, label: str, arm: Arm, own: pd.DataFrame, real: pd.DataFrame) -> Iterator[Row]:
-        right = pd.DataFrame({"own": own["said"] == own["truth"], "real": real["said"] == real["truth"]}).astype(float)
+    def _answered(self, label: str) -> tuple[Arm, pd.DataFrame] | None:
+        """The classifier of a backend's images, and by test image whether it and the real one are right (0 or 1)."""
+        found = arms(self.sets, label) if self.part.classification else None
+        answers = [stored_answers(self.scores.folder, arm) for arm in found or ()]
+        right = [(said["said"] == said["truth"]).astype(float) for said in answers if said is not None]
+        if found is None or len(right) < len(found):
+            return None
+        return found[0], pd.DataFrame(dict(zip(("own", "real"), right, strict=True)))
+
+    def _accuracy(self, label: str, arm: Arm, right: pd.DataFrame) -> Iterator[Row]:
         test = arm.test.set_index("image")
         groups: dict[str, pd.Series] = {ALL: pd.Series(data=True, index=test.index)}
         groups |= {kind: test["class"] == kind for kind in arm.classes}
@@ -237,10 +312,10 @@ class Audit:
         for name, members in groups.items():
             values = right.loc[members[members].index].to_numpy(float)
             counts = {"n": len(values), "trained": len(arm.training)}
-            row = {"backend": label, "class": name} | counts | self._compared(values)
+            row = {"backend": label, "class": name} | counts | self._beside_real(values)
             yield row if name == ALL or row["verdict"] == INSUFFICIENT else row | {"verdict": UNJUDGED}
 
-    def _compared(self, values: Float) -> Row:
+    def _beside_real(self, values: Float) -> Row:
         if len(values) < self.part.minimum:
             return {"verdict": INSUFFICIENT}
         own, real, gap = (mean_interval(v) for v in (values[:, 0], values[:, 1], values[:, 0] - values[:, 1]))
@@ -275,6 +350,14 @@ def matched(frames: dict[str, pd.DataFrame], kind: str) -> dict[str, list[str]]:
 def _of(frame: pd.DataFrame, kind: str) -> list[str]:
     """The images of a class; all, where the generator knows none."""
     return list(frame["image"] if kind == ALL else frame.loc[frame["class"] == kind, "image"])
+
+
+def _compared(measure: str, n: int, difference: Difference | None) -> Row:
+    """What is known of a difference between generators; nothing for too few images."""
+    value, low, high = difference or (math.nan,) * 3
+    better = True if measure == ACCURACY else MEASURES[measure][1]
+    said = verdict(low, high, higher_is_better=better) if difference else INSUFFICIENT
+    return {"n": n, "difference": value, "low": low, "high": high, "verdict": said}
 
 
 def _keys(label: str) -> list[tuple[str, str]]:

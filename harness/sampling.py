@@ -25,7 +25,7 @@ from harness.degrade import make_target, seed_of
 from harness.errors import BackendError, ConfigError, DatasetError, ImageError
 from harness.replicas import Replicas
 from harness.score import CONTROL_RECORD
-from harness.stages import stage_rows
+from harness.stages import generation_rows
 from harness.store import SCHEMA, Row, RunFolder, is_whole, read_table, slug
 from harness.suite import Generation, Suite
 
@@ -91,7 +91,7 @@ class Sampler:
     identity: Row
 
     def run(self, progress: Progress) -> Iterator[Row]:
-        """Store the images that are missing, and the times of a chain's stages; yields what to note of a failure."""
+        """Store the images that are missing, and the times that they took; yields what to note of a failure."""
         record = self.backend.record
         samples = samples_of(self.folder, self.suite, record)
         pending = [sample for sample in samples if not is_whole(sample.path)]
@@ -101,8 +101,8 @@ class Sampler:
         pool = ThreadPoolExecutor(len(self.backend.sessions))
         try:
             batches = [*self._batches(pending)]
-            for batch, (failures, stages) in zip(batches, pool.map(self._store, batches), strict=True):
-                self.folder.append(stages)
+            for batch, (failures, times) in zip(batches, pool.map(self._store, batches), strict=True):
+                self.folder.append(times)
                 progress.advance(task, len(batch))
                 yield from failures
         finally:
@@ -113,8 +113,8 @@ class Sampler:
         return (samples[start : start + most] for start in range(0, len(samples), most))
 
     def _store(self, samples: Sequence[Sample]) -> tuple[list[Row], list[Row]]:
-        """Ask for a batch; returns a row for each image that failed, and the rows of a chain's stages."""
-        failures, stages = list[Row](), list[Row]()
+        """Ask for a batch; returns a row for each image that failed, and the rows of the others' times."""
+        failures, times = list[Row](), list[Row]()
         results = self.backend.staged([Draw(s.id, s.seed, s.place) for s in samples])
         for sample, result in zip(samples, results, strict=True):
             about = {"image": sample.id, "class": sample.kind, "seed": sample.seed, "condition": GENERATED}
@@ -122,9 +122,9 @@ class Sampler:
                 failures.append(about | {"metric": "output", "error": f"{type(result).__name__}: {result}"})
             else:
                 self.folder.write_image(sample.path, result[-1].image)
-                rows = stage_rows(self.backend.record, sample.seed, result)
-                stages += [self.identity | about | row for row in rows]
-        return failures, stages
+                rows = generation_rows(self.backend.record, sample.seed, result)
+                times += [self.identity | about | row for row in rows]
+        return failures, times
 
 
 def training_split(dataset: Dataset, part: Generation) -> Dataset:

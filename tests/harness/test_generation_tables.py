@@ -194,11 +194,31 @@ def test_planted_faults_are_named_and_a_real_set_is_not(
     assert (failed["backend"], failed["kind"]) == ("upscaler", "Incompatible")
     assert "does not generate images" in failed["message"]
     assert set(of(tables, "generated", backend="fair")["measure"]) == set(of(tables, "generated")["measure"])
+    _generators_are_compared(tables)
     _report_says(folder)
     files = {path: path.stat().st_mtime_ns for path in sorted(tmp_path.glob("run/[ofc]*/**/*.p*"))}
     with new_progress() as progress:
         run(job(colours, tmp_path, backends), progress)
     assert {path: path.stat().st_mtime_ns for path in sorted(tmp_path.glob("run/[ofc]*/**/*.p*"))} == files
+
+
+def _generators_are_compared(tables: dict[str, pd.DataFrame]) -> None:
+    """The better generator wins each comparison that its rival's fault shows in, by the difference of their figures."""
+    assert set(zip(tables["generators"]["first"], tables["generators"]["second"], strict=True)) == {
+        *(("fair", "few"), ("fair", "lost"), ("few", "lost"))
+    }
+    few = of(tables, "generators", first="fair", second="few", **{"class": "all"}).set_index("measure")
+    assert few.loc[["recall", "coverage"], "verdict"].tolist() == ["better"] * 2
+    kinds = of(tables, "generators", first="fair", second="lost").set_index(["measure", "class"])
+    assert kinds.loc[("kid", "black male"), "verdict"] == "better"
+    assert kinds.loc[("coverage", "white male"), "verdict"] == "tie"
+    assert kinds.loc[("accuracy", "all"), "verdict"] == "better"
+    assert kinds.loc[("accuracy", "black male"), "verdict"] == "not judged"
+    own = tables["generated"].query("measure == 'kid' and against == 'test'").set_index(["backend", "class"])["value"]
+    assert few.loc["kid", "difference"] == pytest.approx(own["fair", "all"] - own["few", "all"])
+    costs = of(tables, "generated", measure="seconds").set_index("backend")
+    assert costs["n"].to_dict() == dict.fromkeys(("fair", "few", "lost"), 180)
+    assert (costs["value"] >= 0).all()
 
 
 def _report_says(folder: RunFolder) -> None:
@@ -219,11 +239,14 @@ def test_a_chain_that_generates_has_its_stages_in_the_report(
     chain = f"stack = {first} -> {second},scale=2"
     with new_progress() as progress:
         folder = run(job(colours.replace("minimum", "classification: false\n  minimum"), tmp_path, [chain]), progress)
-    rows = write_tables(folder)["stages"]
+    tables = write_tables(folder)
+    rows = tables["stages"]
     assert rows["name"].tolist() == ["fair", "nearest"]
     assert rows["output_px"].tolist() == [16, 32]
     assert rows["n"].tolist() == [180, 180]
     assert rows["share"].sum() == pytest.approx(1)
+    (cost,) = of(tables, "generated", measure="seconds")["value"]
+    assert cost >= rows["compute_p50"].max()
     build(folder.path)
     assert "stack is a chain: fair; nearest (× 2)." in (folder.path / "report.md").read_text()
 
