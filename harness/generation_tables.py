@@ -4,8 +4,8 @@ Generated and real images are compared in equal numbers of each class, the first
 arm, photos of the training split, stands for a generator as good as reality. Classes of too few images on a side are
 "insufficient". `duplicates` is the share of images that nearly repeat another one of their set, `copies` of those that
 nearly repeat one of the training photos that they are matched with, each as near as 1 % of the real images are
-(`harness.manifold`). Vendi is taken of
-features from which their mean is subtracted, since otherwise all cosines are near 1.
+(`harness.manifold`). Vendi is taken of features from which their mean is subtracted, since otherwise all cosines are
+near 1.
 
 Intervals are of 95 %: of KID by jackknife over the images of both sides; of shares (Wilson) and means (bootstrap) over
 the images that are counted, for the balls, thresholds and classifiers as they are.
@@ -19,13 +19,23 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from harness.classification import Arm, arms, stored_answers
-from harness.fairness.inference import wilson
 from harness.generated_sets import PAIR_LPIPS, REFERENCE, feature_file, image_sets, reading_file
 from harness.generator_pairs import Difference, paired, set_differences
 from harness.manifold import Float, manifold_terms, near_copies, near_duplicates, vendi
+from harness.modes import (
+    COLLAPSE,
+    DROPPING,
+    INSUFFICIENT,
+    UNJUDGED,
+    Estimate,
+    collapse,
+    dropping,
+    missing,
+    named,
+    share,
+)
 from harness.sampling import ALL, REAL
 from harness.scores import Scores, mean_interval
 from harness.set_measures import fid, kid
@@ -55,7 +65,7 @@ MEASURES: dict[str, tuple[str, bool | None]] = {
 """
 TEST, TRAINING = "test", "training"
 """What a measure is against: photos of the run's dataset, or of the split that generators were trained on."""
-AGAINST_TEST = ("kid", "fid", "precision", "recall", "density", "coverage", "vendi", "duplicates")
+AGAINST_TEST = ("kid", "fid", "precision", "density", "recall", "coverage", "vendi", "duplicates")
 AGAINST_TRAINING = ("kid", "fid", "copies")
 COMPARED = ("kid", "precision", "density", "recall", "coverage")
 """What two generators are compared in, beside accuracy."""
@@ -63,28 +73,8 @@ COMPARED = ("kid", "precision", "density", "recall", "coverage")
 ACCURACY = "accuracy"
 """The measure of the table `generators` that is the Classification Accuracy Score."""
 
-COLLAPSE, DROPPING = "collapse", "dropping"
-FOUND, NOT_FOUND, INSUFFICIENT = "found", "not found", "insufficient"
-UNJUDGED = "not judged"
-"""The verdict where a figure is there and does not tell.
-
-Of the accuracy in one class, since training once more moves it further than other test images do; of a class or group
-that the instrument does not read in real photos either.
-"""
-HALF = 0.5
-"""Vendi and recall below this part of the control's are signs of collapse."""
-REPEATED = 0.1
-"""A share of near-duplicates from which they are one."""
-SIGNS = 2
-"""Signs of three from which collapse is found: one alone may have another cause."""
-NEAR_ZERO = 0.2
-"""A share that is surely below this part of the control's is near zero."""
-READABLE = 0.5
-"""The share of a class's real images that must be read as it, for readings of generated ones to say anything."""
 SHOWN, MOST_CLASSES = 4, 20
 """Pictures of a class, and classes."""
-
-Estimate = tuple[float, float, float]
 
 
 def tables(scores: Scores) -> dict[str, list[Row]]:
@@ -168,7 +158,7 @@ class Audit:
         if label != REAL:
             yield _row(TRAINING, "kid", len(made), _kid(made, training))
             yield _row(TRAINING, "fid", len(made), (fid(made, training), math.nan, math.nan))
-            yield _row(TRAINING, "copies", len(made), _share(near_copies(made, real, training)))
+            yield _row(TRAINING, "copies", len(made), share(near_copies(made, real, training)))
 
     def _diversity(self, label: str) -> Iterator[Row]:
         """LPIPS within classes, from the rows of pairs."""
@@ -239,7 +229,7 @@ class Audit:
             for kind in (ALL, *self.classes(label)):
                 own, real = found.get((label, kind), {}), found.get((REAL, kind), {})
                 who = {"backend": label, "class": kind, "sign": COLLAPSE}
-                yield who | _collapse(own, real)
+                yield who | collapse(own, real)
 
     def droppings(self, generated: list[Row]) -> Iterator[Row]:
         """Whether a class, or a group that the instrument reads, is asked for but not among a backend's images."""
@@ -249,7 +239,7 @@ class Audit:
                 own, real = found.get((label, kind), {}), found.get((REAL, kind), {})
                 shares = (self._read_as(label, kind), self._read_as(REAL, kind)) if self._reads_classes else None
                 who = {"backend": label, "class": kind, "sign": DROPPING}
-                yield who | _dropping(own, real, shares)
+                yield who | dropping(own, real, shares)
             yield from self._missing_groups(label)
 
     @cached_property
@@ -268,7 +258,7 @@ class Audit:
         """The share of the images of a class that the instrument reads as this class."""
         images, attributes = _of(self.sets[label], kind), list(self.part.attributes)
         said = self._readings[label].loc[images, attributes].agg(" ".join, axis=1)
-        return _share((said == kind).to_numpy())
+        return share((said == kind).to_numpy())
 
     def _missing_groups(self, label: str) -> Iterator[Row]:
         """The groups of each attribute that the instrument reads, among as many images of each class."""
@@ -276,15 +266,15 @@ class Audit:
         said = {name: self._readings[name].loc[images] for name, images in chosen.items() if name in self._readings}
         for attribute in said[REAL].columns if len(said.get(REAL, ())) >= self.part.minimum else ():
             for group in sorted(set(said[REAL][attribute]) - {""}):
-                own, real = (_share((said[name][attribute] == group).to_numpy()) for name in (label, REAL))
+                own, real = (share((said[name][attribute] == group).to_numpy()) for name in (label, REAL))
                 who = {"backend": label, "class": f"{attribute} = {group}", "sign": DROPPING, "n": len(said[label])}
-                yield who | _missing(own, real, self._read_in_photos(attribute, group))
+                yield who | missing(own, real, self._read_in_photos(attribute, group))
 
     def _read_in_photos(self, attribute: str, group: str) -> float:
         """The share of the real photos of a group that are read as it; NaN where no labels tell which these are."""
         real = self.sets[REAL].set_index("image")
-        members = real.index[real[attribute] == group] if attribute in real else []
-        return _share((self._readings[REAL].loc[members, attribute] == group).to_numpy())[0]
+        members = list(real.index[real[attribute] == group]) if attribute in real else list[str]()
+        return share((self._readings[REAL].loc[members, attribute] == group).to_numpy())[0]
 
     # Classification
 
@@ -320,7 +310,7 @@ class Audit:
             return {"verdict": INSUFFICIENT}
         own, real, gap = (mean_interval(v) for v in (values[:, 0], values[:, 1], values[:, 0] - values[:, 1]))
         figures = {"value": own, "real": real, "difference": gap}
-        row = {k: v for name, known in figures.items() for k, v in _named(name, tuple(known.values())).items()}
+        row = {k: v for name, known in figures.items() for k, v in named(name, tuple(known.values())).items()}
         return row | {"verdict": verdict(gap["low"], gap["high"], higher_is_better=True)}
 
     # Pictures
@@ -367,13 +357,7 @@ def _keys(label: str) -> list[tuple[str, str]]:
 
 
 def _row(against: str, measure: str, n: int, estimate: Estimate, status: str = "ok") -> Row:
-    return {"against": against, "measure": measure, "n": n} | _named("value", estimate) | {"status": status}
-
-
-def _named(name: str, estimate: tuple[float, ...]) -> Row:
-    value, low, high = estimate
-    ends = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
-    return {name: value, ends[0]: low, ends[1]: high}
+    return {"against": against, "measure": measure, "n": n} | named("value", estimate) | {"status": status}
 
 
 def _against(made: Float, real: Float) -> Iterator[tuple[str, Estimate]]:
@@ -382,9 +366,9 @@ def _against(made: Float, real: Float) -> Iterator[tuple[str, Estimate]]:
     for name, terms in manifold_terms(real, made).items():
         known = mean_interval(terms)
         mean = (known["mean"], known["low"], known["high"])
-        yield name, mean if name == "density" else _share(terms > 0)
+        yield name, mean if name == "density" else share(terms > 0)
     yield "vendi", (_worth(made), math.nan, math.nan)
-    yield "duplicates", _share(near_duplicates(made, real))
+    yield "duplicates", share(near_duplicates(made, real))
 
 
 def _worth(made: Float) -> float:
@@ -398,13 +382,6 @@ def _kid(made: Float, real: Float) -> Estimate:
     return found.value, found.low, found.high
 
 
-def _share(hits: NDArray[np.bool_]) -> Estimate:
-    return float(hits.mean()) if len(hits) else math.nan, *wilson(int(hits.sum()), len(hits))
-
-
-# Findings
-
-
 def _by_key(generated: list[Row], network: str) -> dict[tuple[str, str], dict[str, Row]]:
     """(backend, class) -> measure -> row, against the test images, by the first network."""
     found: dict[tuple[str, str], dict[str, Row]] = {}
@@ -412,70 +389,3 @@ def _by_key(generated: list[Row], network: str) -> dict[tuple[str, str], dict[st
         if row["network"] == network and row["against"] == TEST and row["status"] == "ok":
             found.setdefault((row["backend"], row["class"]), {})[row["measure"]] = row
     return found
-
-
-def _collapse(own: dict[str, Row], real: dict[str, Row]) -> Row:
-    """Signs of three: many near-duplicates, a small Vendi score, little recall, each beside the control's."""
-    if not own or not real:
-        return {"n": 0, "verdict": INSUFFICIENT, "evidence": "too few images"}
-    dup, rec, ven = ((own[name], real[name]) for name in ("duplicates", "recall", "vendi"))
-    signs = (
-        dup[0]["low"] > dup[1]["high"] and dup[0]["value"] >= REPEATED,
-        ven[0]["value"] < HALF * ven[1]["value"],
-        rec[0]["high"] < HALF * rec[1]["low"],
-    )
-    figures = {"n": dup[0]["n"], "vendi": ven[0]["value"], "vendi_real": ven[1]["value"]}
-    for name, pair in (("duplicates", dup), ("recall", rec)):
-        figures |= _named(name, _estimate(pair[0])) | {f"{name}_real": pair[1]["value"]}
-    evidence = (
-        f"{_percent(dup[0])} of the images nearly repeat another ({_percent(dup[1])} of real ones); they are worth "
-        f"{ven[0]['value']:.3g} different images ({ven[1]['value']:.3g}); recall {_percent(rec[0])} "
-        f"({_percent(rec[1])})"
-    )
-    return figures | {"verdict": FOUND if sum(signs) >= SIGNS else NOT_FOUND, "evidence": evidence}
-
-
-def _estimate(row: Row) -> Estimate:
-    return row["value"], row["low"], row["high"]
-
-
-def _percent(row: Row) -> str:
-    return f"{100 * row['value']:.0f} %"
-
-
-def _dropping(own: dict[str, Row], real: dict[str, Row], shares: tuple[Estimate, Estimate] | None) -> Row:
-    """By how many images of a class are read as such; where it cannot be read, by the coverage of its real images.
-
-    Coverage finds a class that is missing, and clears none: images of another class may be near to its own.
-    """
-    if not own or not real:
-        return {"n": 0, "verdict": INSUFFICIENT, "evidence": "too few images"}
-    cover, base = own["coverage"], real["coverage"]
-    figures = {"n": cover["n"], **_named("coverage", _estimate(cover)), "coverage_real": base["value"]}
-    evidence = f"a sample is near {_percent(cover)} of its real images ({_percent(base)} for real ones)"
-    if shares:
-        figures |= _named("share", shares[0]) | {"share_real": shares[1][0]}
-        read = f"{100 * shares[0][0]:.0f} % of the images asked for are read as it ({100 * shares[1][0]:.0f} %)"
-        evidence = f"{read}; {evidence}"
-    readable = shares is not None and shares[1][0] >= READABLE
-    missing = _near_zero(*shares) if shares and readable else _near_zero(_estimate(cover), _estimate(base))
-    return figures | {"verdict": _found(missing=missing, certain=missing or readable), "evidence": evidence}
-
-
-def _missing(own: Estimate, real: Estimate, in_photos: float) -> Row:
-    """By how many images are read as a group; not judged where photos of it (`in_photos`) are seldom read so."""
-    evidence = f"{100 * own[0]:.1f} % of all images are read as it ({100 * real[0]:.1f} % of as many real ones)"
-    if not math.isnan(in_photos):
-        evidence += f"; of real photos of it, {100 * in_photos:.0f} % are"
-    verdict = _found(missing=_near_zero(own, real), certain=in_photos >= READABLE)
-    return _named("share", own) | {"share_real": real[0], "verdict": verdict, "evidence": evidence}
-
-
-def _found(*, missing: bool, certain: bool) -> str:
-    if not certain:
-        return UNJUDGED
-    return FOUND if missing else NOT_FOUND
-
-
-def _near_zero(own: Estimate, real: Estimate) -> bool:
-    return own[2] < NEAR_ZERO * real[0]

@@ -6,18 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from harness.generation_tables import (
-    ACCURACY,
-    COLLAPSE,
-    DROPPING,
-    FOUND,
-    INSUFFICIENT,
-    MEASURES,
-    NOT_FOUND,
-    TEST,
-    TRAINING,
-    UNJUDGED,
-)
+from harness.generation_tables import ACCURACY, MEASURES, TEST, TRAINING
+from harness.modes import COLLAPSE, DROPPING, FOUND, INSUFFICIENT, NOT_FOUND, UNJUDGED
 from harness.sampling import ALL, REAL
 from reports.load import Run
 from reports.numbers import NOTHING, count, duration, multiple, names

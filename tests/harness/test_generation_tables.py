@@ -22,8 +22,9 @@ from harness.audit import write_tables
 from harness.datasets import limit, open_dataset
 from harness.degrade import make_target
 from harness.errors import ConfigError, DatasetError, WeightsError
-from harness.generation_tables import _dropping, _missing, matched
+from harness.generation_tables import matched
 from harness.metrics import BACKBONES
+from harness.modes import dropping, missing
 from harness.plan import Job
 from harness.runner import new_progress, run
 from harness.store import RunFolder
@@ -350,12 +351,12 @@ def test_a_class_that_cannot_be_read_is_never_cleared(
 def test_coverage_alone_finds_a_missing_group_and_clears_none() -> None:
     """A group that photos of it are not read as has no verdict, whatever is read; one that is read has."""
     none, some = (0.0, 0.0, 0.01), (0.3, 0.25, 0.35)
-    assert [_missing(own, some, 0.9)["verdict"] for own in (none, some)] == ["found", "not found"]
-    assert [_missing(none, some, share)["verdict"] for share in (0.4, float("nan"))] == ["not judged"] * 2
+    assert [missing(own, some, 0.9)["verdict"] for own in (none, some)] == ["found", "not found"]
+    assert [missing(none, some, share)["verdict"] for share in (0.4, float("nan"))] == ["not judged"] * 2
     rows = {
         name: {"coverage": {"n": 60, "value": v[0], "low": v[1], "high": v[2]}}
         for name, v in (("no", none), ("so", some))
     }
-    assert [_dropping(rows[own], rows["so"], None)["verdict"] for own in ("no", "so")] == ["found", "not judged"]
-    assert _dropping(rows["so"], rows["so"], (none, (0.4, 0.3, 0.5)))["verdict"] == "not judged"
-    assert _dropping(rows["no"], rows["so"], (some, (0.8, 0.7, 0.9)))["verdict"] == "not found"
+    assert [dropping(rows[own], rows["so"], None)["verdict"] for own in ("no", "so")] == ["found", "not judged"]
+    assert dropping(rows["so"], rows["so"], (none, (0.4, 0.3, 0.5)))["verdict"] == "not judged"
+    assert dropping(rows["no"], rows["so"], (some, (0.8, 0.7, 0.9)))["verdict"] == "not found"
