@@ -1,7 +1,8 @@
 """The tables of the README, from a run folder: `python -m benchmarks.readme RUN`.
 
 A run at several sizes, such as the suite `speed`, gives the table of costs; one with corruptions, such as `readiness`,
-that of robustness; one of many backends, such as `sr3-samplers`, a line for each; any other the comparison.
+that of robustness; one of generators, such as `generation`, that of their images; one of many backends, such as
+`sr3-samplers`, a line for each; any other the comparison.
 """
 
 import math
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.sampling import REAL
+
 METRICS = {
     "psnr": ("PSNR dB", 1.0),
     "ssim": ("SSIM", 1.0),
@@ -19,6 +22,13 @@ METRICS = {
     "lr_mse": ("consistency × 10⁻⁵", 1e5),
     "kid_attributes": ("KID (attributes) × 10⁻³", 1e3),
     "kid_alexnet": ("KID (AlexNet)", 1.0),
+    "precision": ("precision", 1.0),
+    "recall": ("recall", 1.0),
+    "density": ("density", 1.0),
+    "coverage": ("coverage", 1.0),
+    "vendi": ("Vendi", 1.0),
+    "lpips": ("LPIPS within a class", 1.0),
+    "accuracy": ("CAS", 1.0),
     "diversity": ("diversity", 1.0),
     "ms": ("ms an image", 1.0),
     "alone": ("compute, alone", 1.0),
@@ -88,6 +98,44 @@ def overview(tables: dict[str, pd.DataFrame]) -> str:
     speed = tables["speed"].query("batch == 1 and valid")
     times = speed.assign(metric="ms", mean=1000 / speed["images_per_s"], low=math.nan, high=math.nan)
     return table(pd.concat([tables["summary"], *sampled(tables), times[COLUMNS].assign(n=0)]), ["backend"])
+
+
+OF_CLASSES = ("kid_attributes", "kid_alexnet", "precision", "recall", "coverage", "accuracy")
+
+
+def generated(tables: dict[str, pd.DataFrame]) -> str:
+    """What generators make: all classes together, each class, and the differences between generators.
+
+    KID is of each network; the other measures of sets are of the first. n counts the images of a side.
+    """
+    sets = tables["generated"].query("against in ('test', '') and status == 'ok'").rename(columns={"value": "mean"})
+    sets = sets.assign(n=sets["n"].where(sets["measure"] != "lpips", 0))
+    frame = _by_metric(pd.concat([sets, *_accuracies(tables["classification"])]))
+    whole = frame[frame["class"] == "all"]
+    enough = frame.loc[(frame["class"] != "all") & (frame["n"] > 0), "class"]
+    each = frame[frame["class"].isin(enough) & frame["metric"].isin(OF_CLASSES)].sort_values("class", kind="stable")
+    pairs = tables["generators"].query("verdict != 'insufficient'").rename(columns={"difference": "mean"})
+    heading = "Differences against the same real images, first minus second:"
+    parts = [table(whole, ["backend"]), table(each, ["class", "backend"])]
+    parts += [heading, table(_by_metric(pairs), ["class", "first", "second"])] if len(pairs) else []
+    return "\n\n".join(parts)
+
+
+def _accuracies(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """Classification accuracy as rows of measures; of real images, that for as many as the first generator has made."""
+    rows = rows.query("verdict != 'insufficient'").assign(measure="accuracy", network="", n=0)
+    real = rows.drop_duplicates("class").assign(backend=REAL, value=rows["real"])
+    real = real.assign(low=rows["real_low"], high=rows["real_high"])
+    columns = ["backend", "class", "network", "measure", "n", "value", "low", "high"]
+    return [part[columns].rename(columns={"value": "mean"}) for part in (real, rows) if len(part)]
+
+
+def _by_metric(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of measures as those of metrics: KID by its network, the rest by the first network only."""
+    first = next((name for name in rows["network"] if name), "")
+    rows = rows[(rows["measure"] == "kid") | rows["network"].isin((first, ""))]
+    names = rows["measure"].where(rows["measure"] != "kid", "kid_" + rows["network"])
+    return rows.assign(metric=names)[names.isin(METRICS)]
 
 
 MANY = 8
@@ -190,7 +238,9 @@ def main() -> int:
         print("usage: python -m benchmarks.readme RUN (a folder that `harness run` wrote)", file=sys.stderr)
         return 2
     tables = {p.stem: pd.read_parquet(p) for p in (Path(sys.argv[1]) / "tables").glob("*.parquet")}
-    if (tables["robustness"]["measure"] == "mce").any():
+    if len(tables["generated"]):
+        print(generated(tables))
+    elif (tables["robustness"]["measure"] == "mce").any():
         print(robustness(tables))
     elif len(set(tables["speed"]["output_px"])) > 1:
         print(costs(tables["speed"]))

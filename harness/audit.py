@@ -102,6 +102,7 @@ COLUMNS = {
     "classification": "backend class n trained value low high real real_low real_high "
     "difference difference_low difference_high verdict",
     "drawn": "backend class place output",
+    "generators": "first second class network measure n difference low high verdict",
     "hallucination": "backend measure n value low high note",
     "hallucinated": "backend place metric image value input output target hallucination uncertainty",
     "preservation": "backend measure instrument unit n value low high control loss loss_low loss_high",
@@ -114,7 +115,7 @@ FAIRNESS = (
     *("perceptual", "verification", "indices", "seeds", "probes", "instruments", "disagreement", "unread"),
 )
 """The tables of the fairness audit."""
-GENERATION = ("generated", "modes", "classification", "drawn")
+GENERATION = ("generated", "modes", "classification", "drawn", "generators")
 """The tables of a generation suite, which has no others but stages and failures."""
 
 

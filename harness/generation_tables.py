@@ -3,29 +3,44 @@
 Generated and real images are compared in equal numbers of each class, the first of each by their seeds. The control
 arm, photos of the training split, stands for a generator as good as reality. Classes of too few images on a side are
 "insufficient". `duplicates` is the share of images that nearly repeat another one of their set, `copies` of those that
-nearly repeat a training image, each as near as 1 % of the real images are (`harness.manifold`). Vendi is taken of
-features from which their mean is subtracted, since otherwise all cosines are near 1.
+nearly repeat one of the training photos that they are matched with, each as near as 1 % of the real images are
+(`harness.manifold`). Vendi is taken of features from which their mean is subtracted, since otherwise all cosines are
+near 1.
 
 Intervals are of 95 %: of KID by jackknife over the images of both sides; of shares (Wilson) and means (bootstrap) over
 the images that are counted, for the balls, thresholds and classifiers as they are.
 """
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from harness.classification import Arm, arms, stored_answers
-from harness.fairness.inference import wilson
 from harness.generated_sets import PAIR_LPIPS, REFERENCE, feature_file, image_sets, reading_file
+from harness.generator_pairs import Difference, paired, set_differences
 from harness.manifold import Float, manifold_terms, near_copies, near_duplicates, vendi
+from harness.modes import (
+    COLLAPSE,
+    DROPPING,
+    INSUFFICIENT,
+    UNJUDGED,
+    Estimate,
+    collapse,
+    dropping,
+    missing,
+    named,
+    share,
+)
 from harness.sampling import ALL, REAL
 from harness.scores import Scores, mean_interval
 from harness.set_measures import fid, kid
+from harness.speed_tables import steps
+from harness.stages import compute_times
 from harness.statistics import verdict
 from harness.store import Row, read_table
 from harness.suite import Generation, Suite, stored_suite
@@ -40,30 +55,26 @@ MEASURES: dict[str, tuple[str, bool | None]] = {
     "vendi": ("Vendi score", True),
     "lpips": ("LPIPS within a class", None),
     "duplicates": ("Near-duplicates", False),
-    "copies": ("Near-copies of training images", False),
+    "copies": ("Near-copies of matched training photos", False),
+    "seconds": ("Compute", False),
+    "steps": ("Steps", None),
 }
-"""Title and direction of each measure of the table `generated`; None where more is neither better nor worse."""
+"""Title and direction of each measure of the table `generated`; None where more is neither better nor worse.
+
+`seconds` is the median of the compute time an image, `steps` the network's evaluations.
+"""
 TEST, TRAINING = "test", "training"
 """What a measure is against: photos of the run's dataset, or of the split that generators were trained on."""
+AGAINST_TEST = ("kid", "fid", "precision", "density", "recall", "coverage", "vendi", "duplicates")
+AGAINST_TRAINING = ("kid", "fid", "copies")
+COMPARED = ("kid", "precision", "density", "recall", "coverage")
+"""What two generators are compared in, beside accuracy."""
 
-COLLAPSE, DROPPING = "collapse", "dropping"
-FOUND, NOT_FOUND, INSUFFICIENT = "found", "not found", "insufficient"
-UNJUDGED = "not judged"
-"""The verdict on the accuracy in one class: training once more moves it further than other test images do."""
-HALF = 0.5
-"""Vendi and recall below this part of the control's are signs of collapse."""
-REPEATED = 0.1
-"""A share of near-duplicates from which they are one."""
-SIGNS = 2
-"""Signs of three from which collapse is found: one alone may have another cause."""
-NEAR_ZERO = 0.2
-"""A share that is surely below this part of the control's is near zero."""
-READABLE = 0.5
-"""The share of a class's real images that must be read as it, for readings of generated ones to say anything."""
+ACCURACY = "accuracy"
+"""The measure of the table `generators` that is the Classification Accuracy Score."""
+
 SHOWN, MOST_CLASSES = 4, 20
 """Pictures of a class, and classes."""
-
-Estimate = tuple[float, float, float]
 
 
 def tables(scores: Scores) -> dict[str, list[Row]]:
@@ -78,6 +89,7 @@ def tables(scores: Scores) -> dict[str, list[Row]]:
         "modes": [*audit.collapses(generated), *audit.droppings(generated)],
         "classification": list(audit.accuracies()),
         "drawn": list(audit.drawn()),
+        "generators": list(audit.pairs()),
     }
 
 
@@ -127,22 +139,26 @@ class Audit:
                     yield from (who | row for row in self._measured(stored, label, kind))
         for label in self.labels:
             yield from self._diversity(label)
+        yield from self._costs()
 
-    def _measured(self, stored: dict[str, pd.DataFrame], label: str, kind: str) -> Iterator[Row]:
-        names = dict.fromkeys([label, REFERENCE, REAL])
+    def _matched(self, stored: dict[str, pd.DataFrame], names: Sequence[str], kind: str) -> list[Float]:
+        """The features of as many images of each set; of a class, or of all classes of the first set."""
         usable = {name: self.sets[name][self.sets[name]["image"].isin(stored[name].index)] for name in names}
         chosen = matched(usable, kind)
-        made, real, training = (stored[n].loc[chosen[n]].to_numpy(float) for n in (label, REFERENCE, REAL))
+        return [stored[name].loc[chosen[name]].to_numpy(float) for name in names]
+
+    def _measured(self, stored: dict[str, pd.DataFrame], label: str, kind: str) -> Iterator[Row]:
+        made, real, training = self._matched(stored, (label, REFERENCE, REAL), kind)
         if len(made) < self.part.minimum:
-            for measure in (m for m in MEASURES if m != "lpips"):
-                yield _row(TEST, measure, len(made), (math.nan,) * 3, INSUFFICIENT)
+            for against, measure in _keys(label):
+                yield _row(against, measure, len(made), (math.nan,) * 3, INSUFFICIENT)
             return
         for measure, estimate in _against(made, real):
             yield _row(TEST, measure, len(made), estimate)
         if label != REAL:
             yield _row(TRAINING, "kid", len(made), _kid(made, training))
             yield _row(TRAINING, "fid", len(made), (fid(made, training), math.nan, math.nan))
-            yield _row(TRAINING, "copies", len(made), _share(near_copies(made, real, training)))
+            yield _row(TRAINING, "copies", len(made), share(near_copies(made, real, training)))
 
     def _diversity(self, label: str) -> Iterator[Row]:
         """LPIPS within classes, from the rows of pairs."""
@@ -154,6 +170,56 @@ class Audit:
             estimate = (known["mean"], known["low"], known["high"])
             yield {"backend": label, "class": kind, "network": ""} | _row("", "lpips", len(pairs), estimate)
 
+    def _costs(self) -> Iterator[Row]:
+        """The median time of an image and its steps; a chain's are those of its stages together."""
+        for backend in self.scores.record["backends"]:
+            label = backend["label"]
+            times = compute_times(self.scores.rows[self.scores.rows["backend"] == label])
+            seconds = times.sum(axis=1, skipna=False)
+            known = {"seconds": seconds.median(), "steps": steps(backend)} if label in self.generators else {}
+            for measure, value in known.items():
+                estimate = (float(value), math.nan, math.nan)
+                yield {"backend": label, "class": ALL, "network": ""} | _row("", measure, len(seconds), estimate)
+
+    # Pairs
+
+    def pairs(self) -> Iterator[Row]:
+        """The rows of the table `generators`: of each two with the same classes, or some classes of both."""
+        for pair in itertools.combinations(self.generators, 2):
+            who = dict(zip(("first", "second"), pair, strict=True))
+            first, second = map(self.classes, pair)
+            kinds = [kind for kind in first if kind in second]
+            if kinds or first == second:
+                yield from (who | row for row in self._set_differences(pair, [ALL, *kinds]))
+                yield from (who | row for row in self._accuracy_differences(pair))
+
+    def _set_differences(self, pair: tuple[str, str], kinds: Sequence[str]) -> Iterator[Row]:
+        names = (*pair, REFERENCE, REAL)
+        for network in self.part.networks:
+            stored = {label: self.features(network, label) for label in names}
+            for kind in kinds:
+                first, second, real, _ = self._matched(stored, names, kind)
+                who = {"class": kind, "network": network}
+                enough = len(real) >= self.part.minimum
+                found = set_differences(first, second, real) if enough else ((m, None) for m in COMPARED)
+                for measure, difference in found:
+                    yield who | {"measure": measure} | _compared(measure, len(real), difference)
+
+    def _accuracy_differences(self, pair: tuple[str, str]) -> Iterator[Row]:
+        """Of two classifiers that tell the same classes apart, on the same test images."""
+        found = [answered for label in pair if (answered := self._answered(label))]
+        if len({arm.classes for arm, _ in found}) != 1 or len(found) < 2:
+            return
+        (arm, first), (_, second) = found
+        members = arm.test.set_index("image")["class"].loc[first.index]
+        for kind in (ALL, *arm.classes):
+            mine = (members == kind) | (kind == ALL)
+            values = [right.loc[mine, "own"].to_numpy(float) for right in (first, second)]
+            n = len(values[0])
+            row = _compared(ACCURACY, n, paired(*values) if n >= self.part.minimum else None)
+            row |= {"verdict": UNJUDGED} if kind != ALL and n >= self.part.minimum else {}
+            yield {"class": kind, "network": "", "measure": ACCURACY} | row
+
     # Modes
 
     def collapses(self, generated: list[Row]) -> Iterator[Row]:
@@ -163,17 +229,17 @@ class Audit:
             for kind in (ALL, *self.classes(label)):
                 own, real = found.get((label, kind), {}), found.get((REAL, kind), {})
                 who = {"backend": label, "class": kind, "sign": COLLAPSE}
-                yield who | _collapse(own, real)
+                yield who | collapse(own, real)
 
     def droppings(self, generated: list[Row]) -> Iterator[Row]:
-        """Whether a class, or a group that the instrument reads, is next to missing among a backend's images."""
+        """Whether a class, or a group that the instrument reads, is asked for but not among a backend's images."""
         found = _by_key(generated, self.part.networks[0])
         for label in self.generators:
             for kind in self.classes(label):
                 own, real = found.get((label, kind), {}), found.get((REAL, kind), {})
                 shares = (self._read_as(label, kind), self._read_as(REAL, kind)) if self._reads_classes else None
                 who = {"backend": label, "class": kind, "sign": DROPPING}
-                yield who | _dropping(own, real, shares)
+                yield who | dropping(own, real, shares)
             yield from self._missing_groups(label)
 
     @cached_property
@@ -192,7 +258,7 @@ class Audit:
         """The share of the images of a class that the instrument reads as this class."""
         images, attributes = _of(self.sets[label], kind), list(self.part.attributes)
         said = self._readings[label].loc[images, attributes].agg(" ".join, axis=1)
-        return _share((said == kind).to_numpy())
+        return share((said == kind).to_numpy())
 
     def _missing_groups(self, label: str) -> Iterator[Row]:
         """The groups of each attribute that the instrument reads, among as many images of each class."""
@@ -200,22 +266,34 @@ class Audit:
         said = {name: self._readings[name].loc[images] for name, images in chosen.items() if name in self._readings}
         for attribute in said[REAL].columns if len(said.get(REAL, ())) >= self.part.minimum else ():
             for group in sorted(set(said[REAL][attribute]) - {""}):
-                own, real = (_share((said[name][attribute] == group).to_numpy()) for name in (label, REAL))
+                own, real = (share((said[name][attribute] == group).to_numpy()) for name in (label, REAL))
                 who = {"backend": label, "class": f"{attribute} = {group}", "sign": DROPPING, "n": len(said[label])}
-                yield who | _named("share", own) | {"share_real": real[0]} | _missing(own, real)
+                yield who | missing(own, real, self._read_in_photos(attribute, group))
+
+    def _read_in_photos(self, attribute: str, group: str) -> float:
+        """The share of the real photos of a group that are read as it; NaN where no labels tell which these are."""
+        real = self.sets[REAL].set_index("image")
+        members = list(real.index[real[attribute] == group]) if attribute in real else list[str]()
+        return share((self._readings[REAL].loc[members, attribute] == group).to_numpy())[0]
 
     # Classification
 
     def accuracies(self) -> Iterator[Row]:
         """The rows of the table `classification`: overall, by class and by group of each attribute."""
-        for label in self.generators if self.part.classification else ():
-            found = arms(self.sets, label)
-            answers = [stored_answers(self.scores.folder, arm) for arm in found or ()]
-            if found and answers[0] is not None and answers[1] is not None:
-                yield from self._accuracy(label, found[0], answers[0], answers[1])
+        for label in self.generators:
+            if found := self._answered(label):
+                yield from self._accuracy(label, *found)
 
-    def _accuracy(self, label: str, arm: Arm, own: pd.DataFrame, real: pd.DataFrame) -> Iterator[Row]:
-        right = pd.DataFrame({"own": own["said"] == own["truth"], "real": real["said"] == real["truth"]}).astype(float)
+    def _answered(self, label: str) -> tuple[Arm, pd.DataFrame] | None:
+        """The classifier of a backend's images, and by test image whether it and the real one are right (0 or 1)."""
+        found = arms(self.sets, label) if self.part.classification else None
+        answers = [stored_answers(self.scores.folder, arm) for arm in found or ()]
+        right = [(said["said"] == said["truth"]).astype(float) for said in answers if said is not None]
+        if found is None or len(right) < len(found):
+            return None
+        return found[0], pd.DataFrame(dict(zip(("own", "real"), right, strict=True)))
+
+    def _accuracy(self, label: str, arm: Arm, right: pd.DataFrame) -> Iterator[Row]:
         test = arm.test.set_index("image")
         groups: dict[str, pd.Series] = {ALL: pd.Series(data=True, index=test.index)}
         groups |= {kind: test["class"] == kind for kind in arm.classes}
@@ -224,15 +302,15 @@ class Audit:
         for name, members in groups.items():
             values = right.loc[members[members].index].to_numpy(float)
             counts = {"n": len(values), "trained": len(arm.training)}
-            row = {"backend": label, "class": name} | counts | self._compared(values)
+            row = {"backend": label, "class": name} | counts | self._beside_real(values)
             yield row if name == ALL or row["verdict"] == INSUFFICIENT else row | {"verdict": UNJUDGED}
 
-    def _compared(self, values: Float) -> Row:
+    def _beside_real(self, values: Float) -> Row:
         if len(values) < self.part.minimum:
             return {"verdict": INSUFFICIENT}
         own, real, gap = (mean_interval(v) for v in (values[:, 0], values[:, 1], values[:, 0] - values[:, 1]))
         figures = {"value": own, "real": real, "difference": gap}
-        row = {k: v for name, known in figures.items() for k, v in _named(name, tuple(known.values())).items()}
+        row = {k: v for name, known in figures.items() for k, v in named(name, tuple(known.values())).items()}
         return row | {"verdict": verdict(gap["low"], gap["high"], higher_is_better=True)}
 
     # Pictures
@@ -264,14 +342,22 @@ def _of(frame: pd.DataFrame, kind: str) -> list[str]:
     return list(frame["image"] if kind == ALL else frame.loc[frame["class"] == kind, "image"])
 
 
+def _compared(measure: str, n: int, difference: Difference | None) -> Row:
+    """What is known of a difference between generators; nothing for too few images."""
+    value, low, high = difference or (math.nan,) * 3
+    better = True if measure == ACCURACY else MEASURES[measure][1]
+    said = verdict(low, high, higher_is_better=better) if difference else INSUFFICIENT
+    return {"n": n, "difference": value, "low": low, "high": high, "verdict": said}
+
+
+def _keys(label: str) -> list[tuple[str, str]]:
+    """What a set is held against, and the measure; the control arm is not held against itself."""
+    training = [(TRAINING, measure) for measure in AGAINST_TRAINING] if label != REAL else []
+    return [*((TEST, measure) for measure in AGAINST_TEST), *training]
+
+
 def _row(against: str, measure: str, n: int, estimate: Estimate, status: str = "ok") -> Row:
-    return {"against": against, "measure": measure, "n": n} | _named("value", estimate) | {"status": status}
-
-
-def _named(name: str, estimate: tuple[float, ...]) -> Row:
-    value, low, high = estimate
-    ends = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
-    return {name: value, ends[0]: low, ends[1]: high}
+    return {"against": against, "measure": measure, "n": n} | named("value", estimate) | {"status": status}
 
 
 def _against(made: Float, real: Float) -> Iterator[tuple[str, Estimate]]:
@@ -280,9 +366,9 @@ def _against(made: Float, real: Float) -> Iterator[tuple[str, Estimate]]:
     for name, terms in manifold_terms(real, made).items():
         known = mean_interval(terms)
         mean = (known["mean"], known["low"], known["high"])
-        yield name, mean if name == "density" else _share(terms > 0)
+        yield name, mean if name == "density" else share(terms > 0)
     yield "vendi", (_worth(made), math.nan, math.nan)
-    yield "duplicates", _share(near_duplicates(made, real))
+    yield "duplicates", share(near_duplicates(made, real))
 
 
 def _worth(made: Float) -> float:
@@ -296,13 +382,6 @@ def _kid(made: Float, real: Float) -> Estimate:
     return found.value, found.low, found.high
 
 
-def _share(hits: NDArray[np.bool_]) -> Estimate:
-    return float(hits.mean()) if len(hits) else math.nan, *wilson(int(hits.sum()), len(hits))
-
-
-# Findings
-
-
 def _by_key(generated: list[Row], network: str) -> dict[tuple[str, str], dict[str, Row]]:
     """(backend, class) -> measure -> row, against the test images, by the first network."""
     found: dict[tuple[str, str], dict[str, Row]] = {}
@@ -310,57 +389,3 @@ def _by_key(generated: list[Row], network: str) -> dict[tuple[str, str], dict[st
         if row["network"] == network and row["against"] == TEST and row["status"] == "ok":
             found.setdefault((row["backend"], row["class"]), {})[row["measure"]] = row
     return found
-
-
-def _collapse(own: dict[str, Row], real: dict[str, Row]) -> Row:
-    """Signs of three: many near-duplicates, a small Vendi score, little recall, each beside the control's."""
-    if not own or not real:
-        return {"n": 0, "verdict": INSUFFICIENT, "evidence": "too few images"}
-    dup, rec, ven = ((own[name], real[name]) for name in ("duplicates", "recall", "vendi"))
-    signs = (
-        dup[0]["low"] > dup[1]["high"] and dup[0]["value"] >= REPEATED,
-        ven[0]["value"] < HALF * ven[1]["value"],
-        rec[0]["high"] < HALF * rec[1]["low"],
-    )
-    figures = {"n": dup[0]["n"], "vendi": ven[0]["value"], "vendi_real": ven[1]["value"]}
-    for name, pair in (("duplicates", dup), ("recall", rec)):
-        figures |= _named(name, _estimate(pair[0])) | {f"{name}_real": pair[1]["value"]}
-    evidence = (
-        f"{_percent(dup[0])} of the images nearly repeat another ({_percent(dup[1])} of real ones); they are worth "
-        f"{ven[0]['value']:.3g} different images ({ven[1]['value']:.3g}); recall {_percent(rec[0])} "
-        f"({_percent(rec[1])})"
-    )
-    return figures | {"verdict": FOUND if sum(signs) >= SIGNS else NOT_FOUND, "evidence": evidence}
-
-
-def _estimate(row: Row) -> Estimate:
-    return row["value"], row["low"], row["high"]
-
-
-def _percent(row: Row) -> str:
-    return f"{100 * row['value']:.0f} %"
-
-
-def _dropping(own: dict[str, Row], real: dict[str, Row], shares: tuple[Estimate, Estimate] | None) -> Row:
-    """By how many images of a class are read as such; where it cannot be read, by the coverage of its real images."""
-    if not own or not real:
-        return {"n": 0, "verdict": INSUFFICIENT, "evidence": "too few images"}
-    cover, base = own["coverage"], real["coverage"]
-    figures = {"n": cover["n"], **_named("coverage", _estimate(cover)), "coverage_real": base["value"]}
-    evidence = f"a sample is near {_percent(cover)} of its real images ({_percent(base)} for real ones)"
-    if shares:
-        figures |= _named("share", shares[0]) | {"share_real": shares[1][0]}
-        read = f"{100 * shares[0][0]:.0f} % of the images asked for are read as it ({100 * shares[1][0]:.0f} %)"
-        evidence = f"{read}; {evidence}"
-    deciding = shares if shares and shares[1][0] >= READABLE else (_estimate(cover), _estimate(base))
-    missing = _near_zero(*deciding)
-    return figures | {"verdict": FOUND if missing else NOT_FOUND, "evidence": evidence}
-
-
-def _missing(own: Estimate, real: Estimate) -> Row:
-    evidence = f"{100 * own[0]:.1f} % of all images are read as it ({100 * real[0]:.1f} % of as many real ones)"
-    return {"verdict": FOUND if _near_zero(own, real) else NOT_FOUND, "evidence": evidence}
-
-
-def _near_zero(own: Estimate, real: Estimate) -> bool:
-    return own[2] < NEAR_ZERO * real[0]

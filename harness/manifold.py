@@ -75,6 +75,24 @@ def manifold_terms(real: Float, generated: Float) -> dict[str, Float]:
     return terms
 
 
+def reach_terms(real: Float, generated: Float) -> dict[str, tuple[Float, Float]]:
+    """What each image does for recall and coverage: of both, the terms of the real images and those of the generated.
+
+    The former are as in `manifold_terms`, (n,); the latter how much the measure falls without each generated image,
+    (m,): the share of the real images that it alone reaches.
+    """
+    wider, reach = radii(real, K_DENSITY), radii(generated, K_PRECISION)
+    counts = {name: np.zeros(len(real), int) for name in ("recall", "coverage")}
+    places = {name: np.zeros(len(real), int) for name in counts}
+    for rows, squared in _blocks(generated, real):
+        distances = np.sqrt(squared)
+        for name, hits in (("recall", distances < reach[rows, None]), ("coverage", distances < wider)):
+            counts[name] += hits.sum(axis=0)
+            places[name] += np.arange(rows.start, rows.start + len(hits)) @ hits
+    alone = {name: np.bincount(places[name][counts[name] == 1], minlength=len(generated)) for name in counts}
+    return {name: ((counts[name] > 0).astype(float), alone[name] / len(real)) for name in counts}
+
+
 def vendi(features: Float) -> float:
     """The Vendi score: the exponential of the entropy of the eigenvalues of K / n, K the cosines between the rows.
 

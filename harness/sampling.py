@@ -25,7 +25,7 @@ from harness.degrade import make_target, seed_of
 from harness.errors import BackendError, ConfigError, DatasetError, ImageError
 from harness.replicas import Replicas
 from harness.score import CONTROL_RECORD
-from harness.stages import stage_rows
+from harness.stages import generation_rows
 from harness.store import SCHEMA, Row, RunFolder, is_whole, read_table, slug
 from harness.suite import Generation, Suite
 
@@ -91,7 +91,7 @@ class Sampler:
     identity: Row
 
     def run(self, progress: Progress) -> Iterator[Row]:
-        """Store the images that are missing, and the times of a chain's stages; yields what to note of a failure."""
+        """Store the images that are missing, and the times that they took; yields what to note of a failure."""
         record = self.backend.record
         samples = samples_of(self.folder, self.suite, record)
         pending = [sample for sample in samples if not is_whole(sample.path)]
@@ -112,11 +112,11 @@ class Sampler:
         return (samples[start : start + most] for start in range(0, len(samples), most))
 
     def _store(self, samples: Sequence[Sample]) -> list[Row]:
-        """Ask for a batch and store it, the rows of a chain's stages first; returns a row for each image that failed.
+        """Ask for a batch and store it, the rows of its times first; returns a row for each image that failed.
 
         An image that is there is not made again, so what is known of its making must be there before it.
         """
-        failures, stages, images = list[Row](), list[Row](), list[tuple[Path, Pixels]]()
+        failures, times, images = list[Row](), list[Row](), list[tuple[Path, Pixels]]()
         results = self.backend.staged([Draw(s.id, s.seed, s.place) for s in samples])
         for sample, result in zip(samples, results, strict=True):
             about = {"image": sample.id, "class": sample.kind, "seed": sample.seed, "condition": GENERATED}
@@ -124,9 +124,9 @@ class Sampler:
                 failures.append(about | {"metric": "output", "error": f"{type(result).__name__}: {result}"})
             else:
                 images.append((sample.path, result[-1].image))
-                rows = stage_rows(self.backend.record, sample.seed, result)
-                stages += [self.identity | about | row for row in rows]
-        self.folder.append(stages)
+                rows = generation_rows(self.backend.record, sample.seed, result)
+                times += [self.identity | about | row for row in rows]
+        self.folder.append(times)
         for path, image in images:
             self.folder.write_image(path, image)
         return failures

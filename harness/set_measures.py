@@ -24,6 +24,7 @@ from harness.label_tables import listing
 from harness.networks import BATCH, Network, open_network, title
 from harness.plan import CLEAN
 from harness.score import CONTROL, identity, stored_outputs
+from harness.statistics import jackknife
 from harness.store import RunFolder, read_table, slug
 from harness.suite import Suite
 
@@ -103,7 +104,7 @@ def kid_paired(x: Float, y: Float) -> Estimate:
     pairs = n * (n - 1)
     value = float(rows.sum() / pairs)
     left_out = (rows.sum() - 2 * rows) / ((n - 1) * (n - 2))
-    return _interval(value, _jackknife(left_out), 2 * (squares / pairs - value**2) / pairs, n)
+    return _interval(value, jackknife(left_out), 2 * (squares / pairs - value**2) / pairs, n)
 
 
 def kid(x: Float, y: Float) -> Estimate:
@@ -111,6 +112,38 @@ def kid(x: Float, y: Float) -> Estimate:
     m, n = len(x), len(y)
     if min(m, n) < 4:
         return Estimate(math.nan, math.nan, math.nan, min(m, n))
+    t = _kid_terms(x, y)
+    variance = jackknife(t.without_x) + jackknife(t.without_y)
+    return _interval(t.value, variance, 2 * (1 / m + 1 / n) ** 2 * t.centred, min(m, n))
+
+
+def kid_difference(x: Float, y: Float, real: Float) -> Estimate:
+    """KID of x minus KID of y, against the same real images.
+
+    The interval is as that of `kid`, over the images of all three sets: without one real image both KIDs change, so
+    what they share cancels.
+    """
+    m, k, n = len(x), len(y), len(real)
+    if min(m, k, n) < 4:
+        return Estimate(math.nan, math.nan, math.nan, min(m, k, n))
+    a, b = _kid_terms(x, real), _kid_terms(y, real)
+    variance = jackknife(a.without_x) + jackknife(b.without_x) + jackknife(a.without_y - b.without_y)
+    degenerate = 2 * (1 / m**2 + 1 / k**2 + 2 / n * (1 / m + 1 / k)) * (a.centred + b.centred) / 2
+    return _interval(a.value - b.value, variance, degenerate, min(m, k, n))
+
+
+@dataclass(frozen=True)
+class _KidTerms:
+    """KID of x and y, what it is without each image of x and of y, and the variance of k about its margins."""
+
+    value: float
+    without_x: Float
+    without_y: Float
+    centred: float
+
+
+def _kid_terms(x: Float, y: Float) -> _KidTerms:
+    m, n = len(x), len(y)
     (rows_x, _), (rows_y, _) = _sums(x, x, diagonal=False), _sums(y, y, diagonal=False)
     (across_x, squares), (across_y, _) = _sums(x, y), _sums(y, x)
     a, b, c = rows_x.sum(), rows_y.sum(), across_x.sum()
@@ -118,14 +151,7 @@ def kid(x: Float, y: Float) -> Estimate:
     without_x = (a - 2 * rows_x) / ((m - 1) * (m - 2)) + b / (n * (n - 1)) - 2 * (c - across_x) / ((m - 1) * n)
     without_y = a / (m * (m - 1)) + (b - 2 * rows_y) / ((n - 1) * (n - 2)) - 2 * (c - across_y) / (m * (n - 1))
     centred = (squares - np.square(across_x).sum() / n - np.square(across_y).sum() / m + c**2 / (m * n)) / (m * n)
-    return _interval(
-        value, _jackknife(without_x) + _jackknife(without_y), 2 * (1 / m + 1 / n) ** 2 * centred, min(m, n)
-    )
-
-
-def _jackknife(left_out: Float) -> float:
-    """The variance of a statistic, from its values without each image."""
-    return (len(left_out) - 1) * float(np.var(left_out))
+    return _KidTerms(float(value), without_x, without_y, float(centred))
 
 
 def _interval(value: float, jackknife: float, degenerate: float, n: int) -> Estimate:

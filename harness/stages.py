@@ -37,6 +37,14 @@ def stage_rows(backend: dict[str, Any], seed: int, passages: Sequence[Passage]) 
         yield who | {"metric": STEPS, "value": steps(stage)}
 
 
+def generation_rows(backend: dict[str, Any], seed: int, passages: Sequence[Passage]) -> Iterator[Row]:
+    """As `stage_rows` for a generated image; a backend that is no chain has one row, of no stage."""
+    if backend.get("stages"):
+        yield from stage_rows(backend, seed, passages)
+    else:
+        yield {"metric": COMPUTE, "value": passages[-1].compute_s, "unit": "s"}
+
+
 def handed_on(output: Path, number: int) -> Path:
     """Where what a stage, counted from 1, made on the way to an output lies."""
     return output.parent / f"stage-{number}" / output.name
@@ -88,7 +96,7 @@ def stage_table(scores: Scores) -> Iterator[dict[str, Any]]:
     for backend in scores.record["backends"]:
         mine = scores.rows[scores.rows["backend"] == backend["label"]]
         stages = backend.get("stages") or []
-        side, times = _first_side(scores, stages), _times(mine)
+        side, times = _first_side(scores, stages), compute_times(mine)
         for number, stage in enumerate(stages, 1):
             side *= stage["scale"]
             yield {
@@ -104,8 +112,8 @@ def stage_table(scores: Scores) -> Iterator[dict[str, Any]]:
             }
 
 
-def _times(mine: pd.DataFrame) -> pd.DataFrame:
-    """Output x stage table of compute seconds, whatever the outputs were made of."""
+def compute_times(mine: pd.DataFrame) -> pd.DataFrame:
+    """Output x stage table of a backend's compute seconds, whatever the outputs were made of."""
     key = ["condition", "severity", "image", "sample", "stage"]
     seconds = mine[mine["metric"] == COMPUTE].drop_duplicates(key, keep="last")
     return seconds.pivot(index=key[:-1], columns="stage", values="value")  # noqa: PD010 - pivot_table drops NaN in a key, which generated images have

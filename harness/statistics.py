@@ -37,6 +37,11 @@ def bootstrap_interval(values: Float, level: float = 0.95) -> tuple[float, float
     return float(low), float(high)
 
 
+def jackknife(left_out: Float) -> float:
+    """The variance of a statistic, from its values without each observation; an overestimate where it is not linear."""
+    return (len(left_out) - 1) * float(np.var(left_out))
+
+
 @lru_cache(maxsize=2)
 def _weights(n: int) -> Float:
     """How much each of n values counts in the mean of each of `_resamples`: (`REPLICATES`, n)."""

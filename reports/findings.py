@@ -416,7 +416,7 @@ def _generated(run: Run) -> Iterator[Finding]:
 def _modes(run: Run) -> Iterator[Finding]:
     modes = run.table("modes")
     found = modes[(modes["verdict"] == "found") & modes["backend"].isin(run.compared)]
-    for sign, words in (("collapse", "the same few images again and again"), ("dropping", "next to never made")):
+    for sign, words in (("collapse", "the same few images again and again"), ("dropping", "asked for but not made")):
         for label, mine in found[found["sign"] == sign].groupby("backend", sort=False):
             kinds = list(mine["class"])
             shown = names(kinds if len(kinds) <= 4 else [*kinds[:3], f"{len(kinds) - 3} more"])

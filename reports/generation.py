@@ -1,14 +1,16 @@
 """The section on generated images: what is wrong with them in sentences, measures, classes, pictures."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 
-from harness.generation_tables import COLLAPSE, DROPPING, FOUND, INSUFFICIENT, MEASURES, TEST, TRAINING
+from harness.generation_tables import ACCURACY, MEASURES, TEST, TRAINING
+from harness.modes import COLLAPSE, DROPPING, FOUND, INSUFFICIENT, NOT_FOUND, UNJUDGED
 from harness.sampling import ALL, REAL
 from reports.load import Run
-from reports.numbers import NOTHING, count, multiple, names
+from reports.numbers import NOTHING, count, duration, multiple, names
 from reports.parts import (
     BETTER,
     Cell,
@@ -23,19 +25,22 @@ from reports.parts import (
 )
 from reports.pictures import Album
 
-TABLES = ("generated", "modes", "classification", "drawn")
+TABLES = ("generated", "generators", "modes", "classification", "drawn")
 SHOWN = (
     *((measure, against) for measure in ("kid", "fid") for against in (TEST, TRAINING)),
     *((measure, TEST) for measure in ("precision", "recall", "density", "coverage", "vendi", "duplicates")),
     ("copies", TRAINING),
 )
-"""The columns of the table of all classes together."""
-BY_CLASS = ("kid", "precision", "recall", "coverage", "duplicates")
+"""The columns of the tables of all classes together and of each."""
+COSTS = (("seconds", ""), ("steps", ""))
+"""Further columns of all classes together."""
 THOUSAND = {"kid": 1000}
 """What is written as so many thousandths."""
+SUBTITLES = {"seconds": "p50, an image", "steps": "an image", "copies": "among n photos, lower is better"}
+"""What stands below a column's title in the place of its direction."""
 FAULTS = {
     COLLAPSE: ("Collapsed: the same few images come again and again", "none has collapsed"),
-    DROPPING: ("Dropped: next to never made", "none is next to missing"),
+    DROPPING: ("Dropped: asked for but not made", "none is missing"),
 }
 LIMITS = (
     "Limits: all of this is seen through one network's features, and figures of two networks cannot be compared. FID "
@@ -45,12 +50,18 @@ LIMITS = (
     "classes have no verdict. What no sign shows may still be wrong: look at the "
     "pictures."
 )
+PAIRS = (
+    "Paired comparison: the first generator's figure minus the second's against the same real photos, with the 95 % "
+    "interval of the difference and what it says of the first. Each difference has its interval to itself: of many, "
+    "some are separated by chance."
+)
 
 
 def section(run: Run) -> Section:
     """The whole section; sentences first."""
     made = [_overall(run, network) for network in run.record["generation"].get("networks") or {}]
-    tables = [*made, _modes(run), _classes(run), _accuracy(run), _diversity(run), _recipes(run)]
+    pairs = [_pairs(run, network) for network in run.record["generation"].get("networks") or {}]
+    tables = [*made, *pairs, _modes(run), _classes(run), _accuracy(run), _diversity(run), _recipes(run)]
     shown = [table for table in tables if table.rows]
     return Section("generation", "Generated images", [*_lead(run)], shown, not_measured(run, *TABLES))
 
@@ -78,7 +89,14 @@ def _lead(run: Run) -> Iterator[str]:
         "like it. A generator with few, good images has high precision and low recall. Vendi score: how many different "
         "images the set is worth."
     )
+    if len(run.table("generators")):
+        yield PAIRS
     yield LIMITS
+    yield (
+        "Near-copies of training photos are looked for among those only that are compared: as many of each class as a "
+        f"generator has images, at most {count(part.get('samples', 0))}. The rest of the training split is not "
+        "searched, so what is copied from there does not count."
+    )
 
 
 def _sentences(run: Run, label: str) -> Iterator[str]:
@@ -87,18 +105,20 @@ def _sentences(run: Run, label: str) -> Iterator[str]:
     mine = modes[modes["backend"] == label]
     for sign, (words, otherwise) in FAULTS.items():
         rows = mine[mine["sign"] == sign]
-        judged = rows[rows["verdict"] != INSUFFICIENT]
+        judged, unjudged = rows[rows["verdict"].isin((FOUND, NOT_FOUND))], rows[rows["verdict"] == UNJUDGED]
         found = judged[judged["verdict"] == FOUND]
-        if judged.empty:
+        if judged.empty and unjudged.empty:
             yield f"{label}: too few images to say whether there is a mode {sign}."
-            continue
-        if found.empty:
+        if len(judged) and found.empty:
             yield f"{label}: {otherwise}, of {count(len(judged))} classes and groups looked at."
         for _, row in found.head(3).iterrows():
             where = "in all classes together" if row["class"] == ALL else str(row["class"])
             yield f"{label}. {words}, {where}: {row['evidence']}."
         if len(found) > 3:
             yield f"{label}: the same of {names(found['class'].iloc[3:9])}{' and others' if len(found) > 9 else ''}."
+        if len(unjudged):
+            why = "nothing reads them well enough even in real photos"
+            yield f"{label}: not judged for {sign}, since {why}: {names(unjudged['class'])}."
 
 
 # Tables
@@ -113,26 +133,29 @@ def _figure(row: "pd.Series[Any] | None") -> Cell:
         return number_cell(NOTHING)
     if row["status"] == INSUFFICIENT:
         return number_cell(INSUFFICIENT, f"n = {count(row['n'])}", "muted")
+    if row["measure"] == "seconds":
+        return number_cell(duration(row["value"]))
+    if row["measure"] == "steps":
+        return number_cell(NOTHING if math.isnan(row["value"]) else count(row["value"]))
     return number_cell(multiple(*(THOUSAND.get(row["measure"], 1) * row[end] for end in ("value", "low", "high"))))
 
 
 def _column(measure: str, against: str = "") -> Column:
     title, better = MEASURES[measure]
     title = f"{title} × 10³" if measure in THOUSAND else title
-    where = f"against {against}, " if against else ""
-    return Column(title, f"{where}{BETTER[better]}")
+    where = f"against {against}, " if against and measure in {"kid", "fid"} else ""
+    return Column(title, f"{where}{SUBTITLES.get(measure, BETTER[better])}")
 
 
 def _overall(run: Run, network: str) -> Table:
     frame = run.table("generated")
-    frame = frame[(frame["class"] == ALL) & (frame["network"] == network)]
+    frame = frame[(frame["class"] == ALL) & frame["network"].isin((network, ""))]
     rows = []
     for label, mine in by_backend(run, frame).groupby("backend", sort=False):
         cells = _cells(mine)
-        n = number_cell(count(mine["n"].max()))
-        rows.append([label_cell(run, str(label)), n, *(_figure(cells.get(key)) for key in SHOWN)])
-    twice = {"kid", "fid"}
-    columns = [_column(measure, against if measure in twice else "") for measure, against in SHOWN]
+        n = number_cell(count(mine.loc[mine["network"] == network, "n"].max()))
+        rows.append([label_cell(run, str(label)), n, *(_figure(cells.get(key)) for key in (*SHOWN, *COSTS))])
+    columns = [_column(*key) for key in (*SHOWN, *COSTS)]
     caption = f"All classes together, by the features of {network}"
     return Table(caption, [Column("Generator"), Column("n", "images"), *columns], rows, "generated", "precision-recall")
 
@@ -144,11 +167,40 @@ def _classes(run: Run) -> Table:
     rows = []
     for (kind, label), mine in frame.groupby(["class", "backend"], sort=False):
         cells = _cells(mine)
-        figures = (_figure(cells.get((measure, TEST))) for measure in BY_CLASS)
+        figures = (_figure(cells.get(key)) for key in SHOWN)
         rows.append([Cell(str(kind)), short_label(run, str(label)), number_cell(count(mine["n"].max())), *figures])
     rows.sort(key=lambda row: row[0].text)
-    columns = [Column("Class"), Column("Generator", wide=True), Column("n", "images"), *map(_column, BY_CLASS)]
+    columns = [
+        Column("Class"),
+        Column("Generator", wide=True),
+        Column("n", "images"),
+        *(_column(*key) for key in SHOWN),
+    ]
     return Table(f"Each class, by the features of {network}", columns, rows, "generated")
+
+
+def _pairs(run: Run, network: str) -> Table:
+    frame = run.table("generators")
+    frame = frame[frame["network"].isin((network, ""))]
+    measures = list(dict.fromkeys(frame["measure"]))
+    rows = []
+    for (first, second, kind), mine in frame.groupby(["first", "second", "class"], sort=False):
+        cells = {row["measure"]: row for _, row in mine.iterrows()}
+        who = [Cell(f"{first} − {second}"), Cell(str(kind)), number_cell(count(mine["n"].max()))]
+        rows.append([*who, *(_difference(cells.get(measure)) for measure in measures)])
+    titles = [Column("Accuracy", "points") if m == ACCURACY else _column(m) for m in measures]
+    columns = [Column("Generators", wide=True), Column("Class", wide=True), Column("n", "images"), *titles]
+    return Table(f"Paired comparison of generators, by the features of {network}", columns, rows, "generators")
+
+
+def _difference(row: "pd.Series[Any] | None") -> Cell:
+    """A difference with its interval, and below it what it says of the first generator."""
+    if row is None:
+        return number_cell(NOTHING)
+    if row["verdict"] == INSUFFICIENT:
+        return number_cell(INSUFFICIENT, f"n = {count(row['n'])}", "muted")
+    factor = 100 if row["measure"] == ACCURACY else THOUSAND.get(row["measure"], 1)
+    return number_cell(multiple(*(factor * row[end] for end in ("difference", "low", "high"))), str(row["verdict"]))
 
 
 def _modes(run: Run) -> Table:

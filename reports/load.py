@@ -72,6 +72,7 @@ ABSENT: dict[str, str] = {
     "modes": NO_GENERATION,
     "classification": "the suite asks for no classification accuracy, or no class has images on all sides",
     "drawn": NO_GENERATION,
+    "generators": "fewer than two generators have made images of the same classes",
     "hallucination": "the suite does not ask for hallucination, or it has not run",
     "hallucinated": "the suite does not ask for hallucination, or it has not run",
     "preservation": NO_FACES,

@@ -570,7 +570,7 @@ FROM_READINGS = {
     *("sets", "flips", "excess_flips", "parity", "posterior", "reliability", "perceptual", "verification", "indices"),
     *("seeds", "probes", "instruments", "disagreement", "unread"),
     *("hallucination", "hallucinated", "preservation", "uncertainty", "explanations", "diffusion_index", "maps"),
-    *("attacks", "best_of", "generated", "modes", "classification", "drawn", "stages"),
+    *("attacks", "best_of", "generated", "modes", "classification", "drawn", "generators", "stages"),
 }
 """Tables of stored features, readings, maps, attacks, generated images and stages: made by their own modules' tests."""
 

@@ -24,6 +24,7 @@ from harness.degrade import make_target
 from harness.errors import ConfigError, DatasetError, WeightsError
 from harness.generation_tables import matched
 from harness.metrics import BACKBONES
+from harness.modes import dropping, missing
 from harness.plan import Job
 from harness.runner import new_progress, run
 from harness.store import RunFolder
@@ -194,6 +195,7 @@ def test_planted_faults_are_named_and_a_real_set_is_not(
     assert (failed["backend"], failed["kind"]) == ("upscaler", "Incompatible")
     assert "does not generate images" in failed["message"]
     assert set(of(tables, "generated", backend="fair")["measure"]) == set(of(tables, "generated")["measure"])
+    _generators_are_compared(tables)
     _report_says(folder)
     files = {path: path.stat().st_mtime_ns for path in sorted(tmp_path.glob("run/[ofc]*/**/*.p*"))}
     with new_progress() as progress:
@@ -201,12 +203,31 @@ def test_planted_faults_are_named_and_a_real_set_is_not(
     assert {path: path.stat().st_mtime_ns for path in sorted(tmp_path.glob("run/[ofc]*/**/*.p*"))} == files
 
 
+def _generators_are_compared(tables: dict[str, pd.DataFrame]) -> None:
+    """The better generator wins each comparison that its rival's fault shows in, by the difference of their figures."""
+    assert set(zip(tables["generators"]["first"], tables["generators"]["second"], strict=True)) == {
+        *(("fair", "few"), ("fair", "lost"), ("few", "lost"))
+    }
+    few = of(tables, "generators", first="fair", second="few", **{"class": "all"}).set_index("measure")
+    assert few.loc[["recall", "coverage"], "verdict"].tolist() == ["better"] * 2
+    kinds = of(tables, "generators", first="fair", second="lost").set_index(["measure", "class"])
+    assert kinds.loc[("kid", "black male"), "verdict"] == "better"
+    assert kinds.loc[("coverage", "white male"), "verdict"] == "tie"
+    assert kinds.loc[("accuracy", "all"), "verdict"] == "better"
+    assert kinds.loc[("accuracy", "black male"), "verdict"] == "not judged"
+    own = tables["generated"].query("measure == 'kid' and against == 'test'").set_index(["backend", "class"])["value"]
+    assert few.loc["kid", "difference"] == pytest.approx(own["fair", "all"] - own["few", "all"])
+    costs = of(tables, "generated", measure="seconds").set_index("backend")
+    assert costs["n"].to_dict() == dict.fromkeys(("fair", "few", "lost"), 180)
+    assert (costs["value"] >= 0).all()
+
+
 def _report_says(folder: RunFolder) -> None:
     """The report names the faults."""
     build(folder.path)
     text = (folder.path / "report.md").read_text()
     assert "few, the same few images again and again: all, white male, white female" in text
-    assert "lost, next to never made: black male" in text
+    assert "lost, asked for but not made: black male" in text
     assert "fair: none has collapsed, of 4 classes and groups looked at" in text
 
 
@@ -219,11 +240,14 @@ def test_a_chain_that_generates_has_its_stages_in_the_report(
     chain = f"stack = {first} -> {second},scale=2"
     with new_progress() as progress:
         folder = run(job(colours.replace("minimum", "classification: false\n  minimum"), tmp_path, [chain]), progress)
-    rows = write_tables(folder)["stages"]
+    tables = write_tables(folder)
+    rows = tables["stages"]
     assert rows["name"].tolist() == ["fair", "nearest"]
     assert rows["output_px"].tolist() == [16, 32]
     assert rows["n"].tolist() == [180, 180]
     assert rows["share"].sum() == pytest.approx(1)
+    (cost,) = of(tables, "generated", measure="seconds")["value"]
+    assert cost >= rows["compute_p50"].max()
     build(folder.path)
     assert "stack is a chain: fair; nearest (× 2)." in (folder.path / "report.md").read_text()
 
@@ -238,6 +262,9 @@ def test_small_classes_are_insufficient(colours: str, tmp_path: Path, serve_all:
     assert kid["status"].to_dict() == {"all": "ok"} | dict.fromkeys(COLOURS, "insufficient")
     assert kid["value"].notna().tolist() == [True, False, False, False]
     assert kid["n"].to_dict() == {"all": 180} | dict.fromkeys(COLOURS, 60)
+    sets = of(tables, "generated", backend="fair", network="colours")
+    keys = [[*zip(rows["against"], rows["measure"], strict=True)] for _, rows in sets.groupby("class")]
+    assert all(found == keys[0] for found in keys)
     verdicts = of(tables, "modes", backend="fair").set_index(["sign", "class"])["verdict"]
     assert verdicts["collapse"].to_dict() == {"all": "not found"} | dict.fromkeys(COLOURS, "insufficient")
     assert not len(tables["classification"])
@@ -270,8 +297,12 @@ def test_sets_are_matched_class_by_class() -> None:
 @pytest.fixture
 def faces(data_root: Path, tmp_path: Path) -> dict[str, Images]:
     """Photos of three groups: 60 of each in both splits of a dataset, and 120 others that generators may know."""
+    return photos_of(("white male", "black female", "asian male"), data_root, tmp_path)
+
+
+def photos_of(kinds: Sequence[str], data_root: Path, tmp_path: Path) -> dict[str, Images]:
+    """As `faces`, of any three groups."""
     dataset = open_dataset(f"utkface:{data_root / 'utkface'}#train")
-    kinds = ("white male", "black female", "asian male")
     known: dict[str, list[Images]] = {kind: [] for kind in kinds}
     for record in limit(dataset, 6000).records:
         kind = f"{record.labels['race']} {record.labels['gender']}"
@@ -297,3 +328,35 @@ def test_planted_faults_are_named_among_faces(
     assert ("collapse", "all") in found_by(tables, "few")
     assert found_by(tables, "lost") >= {("dropping", "asian male"), ("dropping", "race = asian")}
     assert "collapse" not in {sign for sign, _ in found_by(tables, "lost")}
+
+
+def test_a_class_that_cannot_be_read_is_never_cleared(
+    data_root: Path, tmp_path: Path, serve_all: Callable[..., list[str]]
+) -> None:
+    """Where real photos of the lost class are seldom read as it, its loss is found or not judged, and told as such."""
+    stock = photos_of(("white male", "black female", "other female"), data_root, tmp_path)
+    text = "size: 64\n  samples: 60\n  minimum: 60\n  classification: false\n"
+    suite = f"name: faces\ntitle: Faces\ngeneration:\n  {text}"
+    with new_progress() as progress:
+        folder = run(job(suite, tmp_path, serve_all(lost=Replayed(stock, without_last()))), progress)
+    tables = write_tables(folder)
+    verdicts = of(tables, "modes", backend="lost", sign="dropping").set_index("class")["verdict"]
+    assert verdicts["other female"] != "not found"
+    assert set(verdicts[verdicts.index.str.startswith("race = other")]) <= {"found", "not judged"}
+    assert verdicts["white male"] == "not found"
+    build(folder.path)
+    assert "lost: not judged for dropping" in (folder.path / "report.md").read_text()
+
+
+def test_coverage_alone_finds_a_missing_group_and_clears_none() -> None:
+    """A group that photos of it are not read as has no verdict, whatever is read; one that is read has."""
+    none, some = (0.0, 0.0, 0.01), (0.3, 0.25, 0.35)
+    assert [missing(own, some, 0.9)["verdict"] for own in (none, some)] == ["found", "not found"]
+    assert [missing(none, some, share)["verdict"] for share in (0.4, float("nan"))] == ["not judged"] * 2
+    rows = {
+        name: {"coverage": {"n": 60, "value": v[0], "low": v[1], "high": v[2]}}
+        for name, v in (("no", none), ("so", some))
+    }
+    assert [dropping(rows[own], rows["so"], None)["verdict"] for own in ("no", "so")] == ["found", "not judged"]
+    assert dropping(rows["so"], rows["so"], (none, (0.4, 0.3, 0.5)))["verdict"] == "not judged"
+    assert dropping(rows["no"], rows["so"], (some, (0.8, 0.7, 0.9)))["verdict"] == "not found"

@@ -11,7 +11,7 @@ from harness.datasets import limit, open_dataset
 from harness.degrade import make_target
 from harness.errors import WeightsError
 from harness.networks import open_network
-from harness.set_measures import BLOCK, Float, fid, kid, kid_paired
+from harness.set_measures import BLOCK, Float, fid, kid, kid_difference, kid_paired
 from harness.suite import NETWORKS
 
 
@@ -32,6 +32,20 @@ def test_kid_is_the_sum_it_says() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(9, 5)), rng.normal(0.3, 1, size=(12, 5))
     assert kid(x, y).value == pytest.approx(brute_force_kid(x, y), rel=1e-12)
+
+
+def test_two_sets_are_compared_against_the_same_images() -> None:
+    """The difference of two KIDs; its interval covers none about as often as it says, and tells a shift from none."""
+    rng = np.random.default_rng(5)
+    covered, told = [], []
+    for _ in range(100):
+        real, x, y = rng.normal(size=(50, 4)), rng.normal(0.5, 1, size=(50, 4)), rng.normal(0.5, 1, size=(50, 4))
+        found, worse = kid_difference(x, y, real), kid_difference(x + 0.7, y, real)
+        covered.append(found.low <= 0 <= found.high)
+        told.append(worse.low > 0)
+    assert found.value == pytest.approx(kid(x, real).value - kid(y, real).value)
+    assert sum(covered) >= 90
+    assert sum(told) >= 90
 
 
 def test_pairing_is_allowed_for() -> None:

@@ -143,6 +143,7 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
         "modes": _modes(),
         "classification": _classification(),
         "drawn": _drawn(folder),
+        "generators": _generators(),
     }
     return {name: pd.DataFrame(list(found)) for name, found in rows.items()}
 
@@ -484,14 +485,28 @@ def _stages() -> Iterator[dict[str, Any]]:
 
 
 def _generated() -> Iterator[dict[str, Any]]:
-    figures = {"kid": (0.01, "test"), "fid": (30.0, "test"), "precision": (0.9, "test"), "recall": (0.3, "test")}
+    figures = {("kid", "test"): 0.01, ("fid", "test"): 30.0, ("kid", "training"): 0.005, ("fid", "training"): 20.0}
+    figures |= {("precision", "test"): 0.9, ("recall", "test"): 0.3}
+    own = {"backend": "sr3", "class": "all", "network": "", "against": "", "n": 900, "status": "ok"}
+    for measure, value in (("seconds", 0.25), ("steps", 8.0)):
+        yield own | {"measure": measure, "value": value, "low": float("nan"), "high": float("nan")}
     for backend, kind in (("bicubic", "all"), ("sr3", "all"), ("sr3", "<b>white male</b>"), ("sr3", "black male")):
         few = kind == "black male"
-        for measure, (value, against) in figures.items():
+        for (measure, against), value in figures.items():
             known = [float("nan")] * 3 if few else [value, value * 0.9, value * 1.1]
             about = {"backend": backend, "class": kind, "network": "attributes", "against": against, "measure": measure}
             ends = dict(zip(("value", "low", "high"), known, strict=True))
             yield about | {"n": 40 if few else 900, "status": "insufficient" if few else "ok"} | ends
+
+
+def _generators() -> Iterator[dict[str, Any]]:
+    for kind in ("all", "black male"):
+        about = {"first": "sr3", "second": "realesrgan", "class": kind, "n": 900 if kind == "all" else 40}
+        for measure, value in (("kid", -0.004), ("recall", 0.2), ("accuracy", 0.11)):
+            known = {"difference": value, "low": value - 0.002, "high": value + 0.002, "verdict": "better"}
+            few = dict.fromkeys(("difference", "low", "high"), float("nan")) | {"verdict": "insufficient"}
+            network = "" if measure == "accuracy" else "attributes"
+            yield about | {"network": network, "measure": measure} | (known if kind == "all" else few)
 
 
 def _modes() -> Iterator[dict[str, Any]]:
@@ -503,6 +518,7 @@ def _modes() -> Iterator[dict[str, Any]]:
         ("collapse", "black male", "insufficient"),
         ("dropping", "race = asian", "found"),
         ("dropping", "white male", "not found"),
+        ("dropping", "other male", "not judged"),
     ):
         about = {"backend": "sr3", "class": kind, "sign": sign, "n": 900, "verdict": verdict}
         yield about | nothing | {"evidence": f"what shows the {sign}"}

@@ -35,7 +35,11 @@ def test_faults_are_told_in_sentences(generated: Path) -> None:
     assert "race = asian; what shows the dropping" in told["Mode dropping", True]
     assert "sr3 0.900 [0.810, 0.990]" in told["Precision", False]
     lead = next(section for section in sections(run) if section.name == "generation").lead
-    assert "sr3. Collapsed: the same few images come again and again, in all classes together: what" in " ".join(lead)
+    text = " ".join(lead)
+    assert "sr3. Collapsed: the same few images come again and again, in all classes together: what" in text
+    assert "sr3. Dropped: asked for but not made, race = asian" in text
+    assert "sr3: not judged for dropping, since" in text
+    assert "even in real photos: other male." in text
 
 
 def test_the_page_shows_figures_chart_and_pictures(generated: Path) -> None:
@@ -50,6 +54,11 @@ def test_the_page_shows_figures_chart_and_pictures(generated: Path) -> None:
     assert "<b>white male</b>" not in page
     assert "comparison-title" not in page
     text = (generated / "report.md").read_text()
+    assert "| sr3 − realesrgan | all | 900 | −4.00 [−6.00, −2.00] (better) | 0.200 [0.198, 0.202] (better)" in text
+    assert "| sr3 − realesrgan | black male | 40 | insufficient" in text
+    assert " | 250 ms | 8 |" in text
+    assert "male&lt;/b&gt; | sr3 | 900 | 10.0 [9.00, 11.0] | 5.00 [4.50, 5.50] | 30.0 [27.0, 33.0] | 20.0" in text
+    assert "at most 200. The rest of the training split is not searched" in text
     assert "| sr3 | all | 900 | 40.0 [37.0, 43.0] | 60.0 [57.0, 63.0] | -20.0" in text.replace("−", "-")
 
 

@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
+
 from reports.load import load
 from reports.stages import section
 
 Build = Callable[..., Path]
+SCORED = "is scored against the ground truth"
 
 
 def test_a_chain_is_told_stage_by_stage(make_run: Build) -> None:
@@ -17,3 +20,14 @@ def test_a_chain_is_told_stage_by_stage(make_run: Build) -> None:
     assert first[1:4] == ["1 step-1", "32", "8"]
     assert second[2] == "64"
     assert second[-1] == "not measured"
+    assert any(SCORED in text for text in found.lead)
+
+
+def test_stages_without_scores_are_not_said_to_have_any(make_run: Build) -> None:
+    """Of a chain that generates no output is scored against a ground truth, and nothing says so."""
+    folder = make_run()
+    path = folder / "tables/stages.parquet"
+    frame = pd.read_parquet(path)
+    frame.loc[frame["stage"] == 1, ["psnr", "lpips"]] = float("nan")
+    frame.to_parquet(path)
+    assert not any(SCORED in text for text in section(load(folder)).lead)
