@@ -45,7 +45,7 @@ class SR3Tiled:
         ValueError: the weights are of another kind of model.
     """
 
-    def __init__(self, weights: str, **settings: str) -> None:
+    def __init__(self, weights: str = "sr3-x4", **settings: str) -> None:
         return_canvases()
         self.device = Device(**settings)
         path = weights_file(FOLDER, weights)

@@ -63,7 +63,9 @@ def test_curves_are_compared_at_the_same_computation(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["nearest", "bicubic", "lanczos", "sr3", "faulty"])
+@pytest.mark.parametrize(
+    "name", ["nearest", "bicubic", "lanczos", "sr3", "sr3-x4", "cdm-base", "cdm-32", "biggan", "faulty"]
+)
 def test_the_list_says_what_the_backend_says(name: str) -> None:
     """Family and licence of `harness backends list` are those of the backend's own description."""
     description = ENTRIES[name].load()().description
