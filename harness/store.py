@@ -139,12 +139,15 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise StoreError(f"{path}: cannot be written: {one_line(error.strerror or str(error))}") from error
 
 
+APPENDING = threading.Lock()
+"""Held while rows become a part; not of a folder, which is sent to other processes."""
+
+
 class RunFolder:
     """One run on disk. Open it for writing with `locked()`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._appending = threading.Lock()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -197,7 +200,7 @@ class RunFolder:
         defaults: Row = {column: {"str": "", "int64": 0, "float64": np.nan}[kind] for column, kind in COLUMNS.items()}
         frame = pd.DataFrame([defaults | row for row in rows]).astype(COLUMNS)
         attributes = [c for c in frame.columns if c not in COLUMNS]
-        with self._appending:
+        with APPENDING:
             number = 1 + max((int(p.stem.rpartition("-")[2]) for p in self.parts(kind)), default=-1)
             self.write_table(f"rows/{kind}-{number:06d}", frame[[*COLUMNS, *attributes]])
 
