@@ -29,7 +29,7 @@ WATTS_PER_CORE = 5
 
 
 def weights_path(config: TrainingConfig) -> Path:
-    """Where a model's weights belong: upscalers with the backends, instruments with the harness, recipes nowhere."""
+    """Where weights belong: upscalers with the backends, instruments with the harness, recipes with their run."""
     if config.recipe:
         return Path("runs/training") / config.name / f"{config.name}.safetensors"
     folder = Path("harness/data") if config.task == "attributes" else WEIGHTS
