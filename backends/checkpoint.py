@@ -24,8 +24,8 @@ MAX_BYTES = 200_000_000  # of a weights file
 Network = TypeVar("Network", bound=nn.Module)
 NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "srresnet": SRResNet, "rrdb": RRDBNet, "biggan": Generator}
 LARGEST = {"c_in": 64, "channels": 1024, "multipliers": 64, "blocks": 64, "patch": 16, "labels": 1024}
-LARGEST |= {"growth": 256, "scale": 16, "levels": 1, "classes": 1024, "latent": 256, "embedding": 1024}
-MAY_BE_0 = ("labels", "levels")
+LARGEST |= {"growth": 256, "scale": 16, "levels": 1, "input_skip": 1, "classes": 1024, "latent": 256, "embedding": 1024}
+MAY_BE_0 = ("labels", "levels", "input_skip")
 
 
 def weights_file(folder: Path, name: str) -> Path:

@@ -115,9 +115,12 @@ class UNet(nn.Module):
         patch: factor of the pixel-unshuffle at the entrance.
         labels: number of real-valued label inputs added to the embedding (0: none).
         levels: 1 for a network that is told the noise level of its conditioning too (0: none).
+        input_skip: 1 to add each of the images at the input to the output, times a factor learned of the embedding
+            (0: none). The entrance is narrower than what it takes in; what it drops of the noise in y_t comes back so,
+            as by the c_skip of EDM (arXiv 2206.00364, section 5), which has one factor, given, and one image.
     """
 
-    def __init__(  # noqa: PLR0913 - the five numbers of the paper's architecture tables, and three of ours
+    def __init__(  # noqa: PLR0913 - the five numbers of the paper's architecture tables, and four of ours
         self,
         *,
         c_in: int = 6,
@@ -127,6 +130,7 @@ class UNet(nn.Module):
         patch: int = 4,
         labels: int = 0,
         levels: int = 0,
+        input_skip: int = 0,
     ) -> None:
         super().__init__()
         self.patch = patch
@@ -156,6 +160,9 @@ class UNet(nn.Module):
         self.norm = nn.GroupNorm(8, c)
         self.exit = nn.Conv2d(c, 3 * patch**2, 3, padding=1)
         nn.init.zeros_(self.exit.weight)
+        self.factors = nn.Linear(c_emb, c_in // 3) if input_skip else None
+        if self.factors is not None:
+            nn.init.zeros_(self.factors.weight)
 
     @property
     def multiple(self) -> int:
@@ -183,11 +190,13 @@ class UNet(nn.Module):
             joined = h if block.resample == "up" else torch.cat([h, skips.pop()], dim=1)
             h = block(joined, emb)
         out: Tensor = F.pixel_shuffle(self.exit(F.silu(self.norm(h))), self.patch)
+        if self.factors is not None:
+            out = out + (self.factors(emb)[:, :, None, None, None] * x.unflatten(1, (-1, 3))).sum(dim=1)
         return out
 
 
 def at_level(network: UNet, gamma: float) -> UNet:
-    """The network, one without labels, for a single noise level: equal to it at gamma, with fewer operations.
+    """The network, one without labels and input skip, for a single noise level: equal there, with fewer operations.
 
     What depends on the noise level alone is computed here, once, and kept in the weights.
     """

@@ -26,6 +26,7 @@ class UNet(_Strict):
     multipliers: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 2, 2), min_length=1, max_length=8)
     blocks: int = Field(default=2, ge=1)
     patch: int = Field(default=4, ge=1)
+    input_skip: int = Field(default=0, ge=0, le=1)
 
     @property
     def multiple(self) -> int:

@@ -237,6 +237,21 @@ def test_a_network_for_one_noise_level_is_the_network_at_it() -> None:
     assert not torch.allclose(fixed(x, torch.zeros(1)), network(x, torch.tensor([0.6])), atol=1e-2)
 
 
+@torch.inference_mode()
+def test_an_input_skip_adds_each_image_of_the_input_times_its_factor() -> None:
+    """The conditioning image and y_t reach the output whole, by a factor each, that the noise level may change."""
+    network = UNet(channels=16, multipliers=(1,), blocks=1, patch=4, input_skip=1)
+    assert network.factors is not None
+    x, gamma = normal(0, 2, 6, 16, 16), torch.tensor([0.2, 0.9])
+    network.factors.bias.zero_()
+    before = network(x, gamma)
+    network.factors.bias.copy_(torch.tensor([0.5, -2.0]))
+    torch.testing.assert_close(network(x, gamma) - before, 0.5 * x[:, :3] - 2 * x[:, 3:])
+    network.factors.weight.fill_(0.1)
+    by_image = (network(x, gamma) - before)[:, 0] / x[:, :3].sum(dim=1)
+    assert not torch.allclose(by_image[0], by_image[1])
+
+
 @pytest.mark.parametrize("levels", [1, 2, 3])
 def test_multiple_is_what_the_network_needs(levels: int) -> None:
     """Height and width may be any multiples of `UNet.multiple`; between two of them no size passes."""
