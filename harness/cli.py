@@ -267,6 +267,7 @@ def compare(
     with one_line_errors():
         from harness.compare import compare_backends, compare_runs
         from harness.errors import ConfigError
+        from harness.spreadsheet import to_csv
         from harness.store import open_run, write_atomic
 
         labels = backend or []
@@ -278,7 +279,7 @@ def compare(
         else:
             table = compare_backends(folder, *labels)
         if output:
-            write_atomic(output, table.to_csv(index=False, lineterminator="\n").encode())
+            write_atomic(output, to_csv(table).encode())
         _print_comparison(table)
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from harness.errors import StoreError, one_line
 from harness.judge import Judgement
+from harness.spreadsheet import to_csv
 from harness.store import slug
 from reports import card, html, log, markdown, verdict
 from reports.findings import NOT_PASSED, findings
@@ -94,12 +95,12 @@ def _plain_number(value: float) -> float | str | None:
 
 
 def _csv(path: Path) -> Path | None:
-    """The table as CSV, every digit kept; None when it cannot be read, which the report says already."""
+    """The table as CSV; None when it cannot be read, which the report says already."""
     try:
         frame = pd.read_parquet(path)
     except (OSError, ValueError):
         return None
-    return _write(path.with_suffix(".csv"), frame.to_csv(index=False, lineterminator="\n"))
+    return _write(path.with_suffix(".csv"), to_csv(frame))
 
 
 def _write(path: Path, text: str) -> Path:

@@ -191,7 +191,8 @@ class UNet(nn.Module):
             h = block(joined, emb)
         out: Tensor = F.pixel_shuffle(self.exit(F.silu(self.norm(h))), self.patch)
         if self.factors is not None:
-            out = out + (self.factors(emb)[:, :, None, None, None] * x.unflatten(1, (-1, 3))).sum(dim=1)
+            images = x.reshape(len(x), -1, 3, *x.shape[2:])
+            out = out + (self.factors(emb)[:, :, None, None, None] * images).sum(dim=1)
         return out
 
 
