@@ -134,11 +134,10 @@ ENTRIES = {
         Entry(
             "cdm-64",
             "backends.cdm.backend:cdm_64",
-            "CDM's stage for faces by class, 32 -> 64: cdm-64,weights=FILE of a training of cdm-32-64",
+            "CDM's stage for faces by class, 32 -> 64",
             family="diffusion",
-            licence="that of the weights",
-            settings=("weights",),
-            optional=TORCH[:2],
+            licence="non-commercial research",
+            optional=("weights", *TORCH[:2]),
         ),
         Entry(
             "biggan",

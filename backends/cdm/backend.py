@@ -119,7 +119,7 @@ def cdm_32(weights: str = "cdm-16-32", **settings: str) -> CDMStage:
     return CDMStage(weights, **settings)
 
 
-def cdm_64(weights: str, **settings: str) -> CDMStage:
+def cdm_64(weights: str = "cdm-32-64", **settings: str) -> CDMStage:
     """The stage from 32 to 64 pixels."""
     return CDMStage(weights, **settings)
 

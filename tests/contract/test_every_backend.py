@@ -8,7 +8,7 @@ from backends.registry import ENTRIES
 from harness.client import Client
 from harness.contract import CHECKS, check_address
 
-OPTIONS = {name: {"steps": "2"} for name in ("sr3", "sr3-x4", "cdm-base", "cdm-32")}
+OPTIONS = {name: {"steps": "2"} for name in ("sr3", "sr3-x4", "cdm-base", "cdm-32", "cdm-64")}
 """Options that keep a check short."""
 
 
