@@ -1,6 +1,7 @@
-"""Weights and model card of a finished training: `python -m backends.training.card CONFIG [RUN]`.
+"""Weights and model card of a finished training: `python -m backends.training.card CONFIG [RUN [BACKEND]]`.
 
-The card's figures come from the training log and, if a run folder of the harness is given, from its tables.
+The card's figures come from the training log and, if a run folder of the harness is given, from its tables: those of
+BACKEND, as the run calls it, by default the model's name without its sizes.
 """
 
 import json
@@ -21,6 +22,7 @@ from backends.training.attributes import mobilenet
 from backends.training.config import ConfigError, TrainingConfig, load_config
 from backends.training.loop import read_metadata
 from harness.errors import one_line
+from harness.sampling import REAL
 
 WEIGHTS = Path("backends/weights")
 TEXTS = Path(__file__).parent / "cards"
@@ -59,11 +61,11 @@ def normalised(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def write_card(config: TrainingConfig, run: Path | None) -> Path:
-    """Write the model card from its text, the training log and a run's tables; returns the path.
+def write_card(config: TrainingConfig, run: Path | None, backend: str | None = None) -> Path:
+    """Write the model card from its text, the training log and a run's tables of a backend; returns the path.
 
     Raises:
-        ConfigError: the training log is empty or damaged.
+        ConfigError: the training log is empty or damaged, or the run has no such backend.
         OSError: a file is missing or cannot be written.
     """
     log = _read_log(Path("runs/training") / config.name / "log.jsonl")
@@ -71,7 +73,10 @@ def write_card(config: TrainingConfig, run: Path | None) -> Path:
     text = (TEXTS / f"{config.name}.md").read_text(encoding="utf-8")
     parts = [text, "## Training\n", _training(config, log, weights)]
     if run is not None:
-        parts += ["\n## Measured\n", _measured(run, config.name.removesuffix(f"-{config.low}-{config.high}"))]
+        parts += [
+            "\n## Measured\n",
+            _measured(run, backend or config.name.removesuffix(f"-{config.low}-{config.high}")),
+        ]
     path = weights.with_suffix(".md")
     path.write_text("\n".join(parts), encoding="utf-8")
     return path
@@ -158,16 +163,26 @@ def _revision() -> str:
 
 
 def _measured(run: Path, backend: str) -> str:
-    """The figures of the model's backend and of the bicubic control, from a run's tables."""
+    """The figures of the model's backend and of the control, from a run's tables."""
     record = json.loads((run / "run.json").read_text())
-    summary = pd.read_parquet(run / "tables" / "summary.parquet")
+    figures = _figures(run / "tables")
+    if backend not in set(figures["backend"]):
+        raise ConfigError(f"{run}: has no figures of {one_line(backend, 40)}; name the backend after the run")
     command, data = _cell(record["command"]), record["dataset"]
     lines = [f"`{command}`: {data['images']} images of `{_cell(data['spec'])}`.", ""]
     lines += ["| backend | metric | n | mean | 95 % interval |", "| --- | --- | --- | --- | --- |"]
-    for row in summary[summary["backend"].isin((backend, "bicubic"))].to_dict("records"):
-        interval = f"{row['low']:.4g} to {row['high']:.4g}"
+    for row in figures[figures["backend"].isin((backend, "bicubic", REAL))].to_dict("records"):
+        interval = "–" if math.isnan(row["low"]) else f"{row['low']:.4g} to {row['high']:.4g}"
         lines.append(f"| {_cell(row['backend'])} | {row['metric']} | {row['n']} | {row['mean']:.4g} | {interval} |")
     return "\n".join(lines) + "\n"
+
+
+def _figures(tables: Path) -> pd.DataFrame:
+    """Scores of upscaled images, and measures of generated ones, all classes together, against those of the test."""
+    summary, generated = (pd.read_parquet(tables / f"{name}.parquet") for name in ("summary", "generated"))
+    generated = generated.query("against in ('test', '') and `class` == 'all' and status == 'ok'")
+    names = generated["measure"] + " (" + generated["network"] + ")"
+    return pd.concat([summary, generated.assign(metric=names, mean=generated["value"])])
 
 
 def _cell(text: str) -> str:
@@ -177,12 +192,12 @@ def _cell(text: str) -> str:
 
 def main() -> int:
     """Run the command line; returns the exit status."""
-    if len(sys.argv) not in (2, 3):
-        print("usage: python -m backends.training.card CONFIG.yaml [RUN]", file=sys.stderr)
+    if len(sys.argv) not in (2, 3, 4):
+        print("usage: python -m backends.training.card CONFIG.yaml [RUN [BACKEND]]", file=sys.stderr)
         return 2
     try:
-        config = load_config(Path(sys.argv[1]))
-        print(write_card(config, Path(sys.argv[2]) if len(sys.argv) == 3 else None))
+        config, (run, backend) = load_config(Path(sys.argv[1])), (*sys.argv[2:], None, None)[:2]
+        print(write_card(config, Path(run) if run else None, backend))
     except (ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

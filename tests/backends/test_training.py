@@ -812,6 +812,10 @@ def make_run(folder: Path) -> Path:
     (run / "run.json").write_text(json.dumps(record))
     rows = [{"backend": "tiny", "metric": "psnr", "n": 24, "mean": 26.1234, "low": 25.0, "high": 27.0}]
     pd.DataFrame(rows).to_parquet(run / "tables" / "summary.parquet")
+    made = {"backend": "chain", "network": "alexnet", "measure": "kid", "n": 30, "value": 1.5, "low": 1.0, "high": 2.0}
+    kinds = [("all", "test", "ok"), ("red", "test", "ok"), ("all", "training", "ok"), ("all", "test", "insufficient")]
+    generated = [made | dict(zip(("class", "against", "status"), kind, strict=True)) for kind in kinds]
+    pd.DataFrame(generated).to_parquet(run / "tables" / "generated.parquet")
     return run
 
 
@@ -835,6 +839,11 @@ def test_a_card_is_made_from_the_log(folder: Path, monkeypatch: pytest.MonkeyPat
     assert f"{json.loads(lines[1])['validation_loss']:.4f}" in text
     assert "24 images of `utkface:x#test`" in text
     assert "| tiny | psnr | 24 | 26.12 | 25 to 27 |" in text
+    assert "chain" not in text
+    assert run_main(monkeypatch, card.main, path, folder / "run", "chain") == 0
+    text = (folder / "backends/weights/tiny.md").read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if "chain" in line] == ["| chain | kid (alexnet) | 30 | 1.5 | 1 to 2 |"]
+    assert run_main(monkeypatch, card.main, path, folder / "run", "none") == 2
 
 
 @pytest.mark.parametrize("log", [None, "", "no json\n", "[1]\n", "{}\n"])
