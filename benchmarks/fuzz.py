@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 
 from harness.client import Client, Item
-from harness.errors import HarnessError, one_line
+from harness.errors import ConfigError, HarnessError, one_line
 from harness.probe import Probe, names_fields, stream_messages
 from harness.processes import LocalServer
 from protos import CHUNK_BYTES, MAX_MESSAGE_BYTES, SERVICE
@@ -94,13 +94,19 @@ def pick(rng: Rng, values: Sequence[T]) -> T:
 
 
 class Fuzzer:
-    """Makes and fires the calls against the backend at `address`."""
+    """Makes and fires the calls against the upscaler at `address`.
+
+    Raises:
+        ConfigError: it enlarges nothing.
+    """
 
     def __init__(self, address: str, seed: int = 0) -> None:
         self.seed = seed
         self.client = Client(address)
         self.client.wait_ready(10)
         self.d = self.client.describe()
+        if not self.d.scales:
+            raise ConfigError(f"{one_line(self.d.name, 60)} enlarges nothing; this check needs an upscaler")
         self.probe = Probe(self.client, self.d, {})
         self.probe.options |= cheap(self.d)
         self.items = [Item(f"known-{i}", self.probe.image(), i) for i in range(IMAGES)]

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 import grpc
+import pytest
 
 from backends.interpolation import Nearest
 from backends.server import UpscalerServicer, start
 from benchmarks.fuzz import Fuzzer, fuzz
 from harness.client import Client
+from harness.errors import ConfigError
 from protos.upscaler.v1 import upscaler_pb2 as pb
 
 
@@ -25,6 +27,12 @@ def test_a_number_makes_the_same_call_again(serve: Callable[[str], Client]) -> N
     assert [first.shot(i).messages for i in range(60)] == [second.shot(i).messages for i in reversed(range(60))][::-1]
     first.close()
     second.close()
+
+
+def test_a_generator_is_refused(serve: Callable[[str], Client]) -> None:
+    """A backend without scales gets one line that says so."""
+    with pytest.raises(ConfigError, match="cdm-base enlarges nothing"):
+        Fuzzer(serve("cdm-base").address)
 
 
 class Careless(UpscalerServicer):
