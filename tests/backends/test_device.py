@@ -140,6 +140,7 @@ def test_packed_convolutions_compute_the_same() -> None:
         nn.Conv2d(3, 8, 3, padding=1),
         nn.Sequential(nn.Conv2d(8, 8, 4, stride=2, groups=2, bias=False)),
         nn.Conv2d(8, 3, 1),
+        nn.Conv2d(3, 48, 1),  # stays as it is: slower packed
     )
     packed = cast("nn.Module", Device().place(copy.deepcopy(plain)))
     assert sum(isinstance(module, Packed) for module in packed.modules()) == 3
