@@ -81,7 +81,7 @@ def write_config(folder: Path, **changes: object) -> Path:
 def write_faces(folder: Path, split: str, count: int) -> None:
     """A parquet file of smooth pictures, some wider than high, with labels."""
     rng = np.random.default_rng(count)
-    rows = []
+    rows: list[dict[str, object]] = []
     for i in range(count):
         picture = to_uint8(resize(rng.uniform(0, 255, (4, 4, 3)), 36, 36 + i % 3))
         buffer = io.BytesIO()
@@ -672,6 +672,20 @@ def test_a_failed_write_leaves_the_last_good_checkpoint(
     torch.testing.assert_close(checkpoint(), resumed, atol=1e-6, rtol=1e-6)
 
 
+def test_a_full_disk_spoils_no_log(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row that does not fit on the disk leaves the rows before it, and the training logs on from there."""
+    train(config(steps=3))
+    path, log = write_config(folder), folder / "runs/training/tiny/log.jsonl"
+    with full_disk(log.stat().st_size + 20):
+        assert run_main(monkeypatch, command.main, path) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+    assert logged_steps() == [3]
+    assert run_main(monkeypatch, command.main, path) == 0
+    assert logged_steps() == [3, 6]
+
+
 def test_a_full_disk_gets_one_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -684,6 +698,18 @@ def test_a_full_disk_gets_one_line(
     assert error.startswith("error: ")
     assert error.endswith("the same command continues from runs/training/tiny\n")
     assert error.count("\n") == 1
+
+
+def test_a_checkpoint_without_all_moments_is_refused(folder: Path) -> None:
+    """A moment of the optimiser that is missing, or of another shape, is found when the checkpoint is read."""
+    train(config(steps=3))
+    path = folder / "runs/training/tiny/checkpoint.safetensors"
+    tensors, name = load_file(path), "optimizer.network.0.exp_avg"
+    progress = {"step": "3", "seconds": "1", "core_seconds": "1"}
+    for changed in ({name: torch.zeros(1)}, {}):
+        save_file({k: v for k, v in tensors.items() if k != name} | changed, path, progress)
+        with pytest.raises(ConfigError, match=r"is damaged .*moments of parameter 0"):
+            Trainer(config(), path.parent)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "other network", "no step"])
@@ -713,6 +739,8 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     [
         ({"train": "parquet:faces#nothing"}, "nothing"),
         ({"validation": "parquet:absent#train"}, "absent"),
+        ({"train": "folder:empty"}, "no images"),
+        ({"validation": "parquet:bare#validation"}, "bare"),
         ({"batch": 11}, "batch: 11 is more than the 10 training images"),
     ],
 )
@@ -723,7 +751,9 @@ def test_data_that_do_not_fit_get_one_line(
     changes: dict[str, object],
     named: str,
 ) -> None:
-    """Missing data, or fewer images than a batch, end the command before it trains."""
+    """Missing data, data without images, or fewer of them than a batch, end the command before it trains."""
+    (folder / "empty").mkdir()
+    write_faces(folder / "bare", "validation", 0)
     assert run_main(monkeypatch, command.main, write_config(folder, **changes)) == 2
     error = capsys.readouterr().err
     assert named in error
@@ -769,6 +799,20 @@ def test_ctrl_c_stops_and_says_how_to_continue(folder: Path) -> None:
     assert process.returncode == 130
     assert error == "stopped; the same command continues from runs/training/tiny\n"
     assert Trainer(load_config(path), Path("runs/training/tiny")).step >= 2
+
+
+def test_ctrl_c_before_the_first_step_gets_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An interrupt while the libraries are imported ends the command like any other."""
+
+    class Interrupted:
+        def __getattr__(self, _: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "backends.training.loop", Interrupted())
+    assert run_main(monkeypatch, command.main, write_config(folder)) == 130
+    assert capsys.readouterr().err == "stopped; the same command continues from runs/training/tiny\n"
 
 
 # Weights and card
@@ -834,6 +878,7 @@ def test_a_card_is_made_from_the_log(folder: Path, monkeypatch: pytest.MonkeyPat
     assert text.startswith("# tiny: a test\n\n√γ\n")
     assert "| images seen | 24 in 6 steps of 4 |" in text
     assert text.count("| 12 | ") == 1
+    assert "| time | 0.00 core-hours, 0.00 h by the clock |" in text
     assert "GFLOP a pass and image of 16 x 16 pixels" in text
     assert "Wh, at an assumed 5 W a core" in text
     assert f"{json.loads(lines[1])['validation_loss']:.4f}" in text
