@@ -170,7 +170,8 @@ def test_shipped_configs_are_valid(path: Path) -> None:
         ({"ema": 1.0}, "ema"),
         ({"learning_rate": math.nan}, "learning_rate"),
         ({"learning_rate": math.inf}, "learning_rate"),
-        ({"learnig_rate": 1.0}, "learnig_rate"),
+        ({"learnig_rate": 1.0}, "learnig_rate: there is no such field; did you mean learning_rate?"),
+        ({"network": {"kind": "unet", "chanels": 8}}, "chanels: there is no such field"),
         ({"network": {"kind": "unet", "channels": 9}}, "channels"),
         ({"network": {"kind": "unet", "multipliers": []}}, "multipliers"),
         ({"network": {"kind": "unet", "multipliers": [1, 0]}}, "multipliers.1"),
@@ -179,7 +180,7 @@ def test_shipped_configs_are_valid(path: Path) -> None:
         ({"crops": {"photo": 18, "sharpest": 2}}, "crops.photo must be at least high, 16, and a multiple of"),
         ({"crops": {"photo": 40, "sharpest": 2}, "high": 20}, "high must be a multiple of 16: a crop is a tile"),
         ({"crops": {"photo": 20, "sharpest": 2}, "races": {"asian": 3}}, "take one out"),
-        ({"more\n\x1b[31m" + "x" * 1000: 1}, "Extra inputs"),
+        ({"more\n\x1b[31m" + "x" * 1000: 1}, "there is no such field"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_file(tmp_path: Path, changes: dict[str, object], named: str) -> None:
