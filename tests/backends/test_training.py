@@ -548,6 +548,21 @@ def test_a_teacher_that_does_not_fit_is_named(changes: dict[str, object], named:
 
 
 @pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("said", [{"target": "eps"}, {"residual": "false"}])
+def test_a_teacher_of_another_target_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: dict[str, str]
+) -> None:
+    """A student learns v of the residual: a teacher that predicts something else would be misread."""
+    source, others = tmp_path / "weights" / "teacher.safetensors", tmp_path / "others"
+    others.mkdir()
+    _, metadata = load_network(source, UNet)
+    save_file(load_file(source), others / "teacher.safetensors", metadata | said)
+    monkeypatch.setattr(student, "FOLDER", others)
+    with pytest.raises(ConfigError, match="teacher does not predict v of the residual"):
+        student.StudentTask(config(**STUDENT))
+
+
+@pytest.mark.usefixtures("folder")
 def test_classes_are_the_labels_that_the_config_names() -> None:
     """An image's class is the place of its labels among all that there may be, seen in a split or not."""
     assert class_names(["gender", "race"])[5:7] == ("female white", "female black")
