@@ -114,7 +114,7 @@ def _training(config: TrainingConfig, log: list[dict[str, float]], weights: Path
 
 
 def _time(last: dict[str, float]) -> str:
-    wall = f"{last['hours']:.2f} h by the clock"
+    wall = f"{last['hours']:.2f} h by the clock, other work beside it"
     return f"{last['core_hours']:.2f} core-hours, {wall}" if "core_hours" in last else wall
 
 
