@@ -894,7 +894,7 @@ def test_a_card_is_made_from_the_log(folder: Path, monkeypatch: pytest.MonkeyPat
     assert text.startswith("# tiny: a test\n\n√γ\n")
     assert "| images seen | 24 in 6 steps of 4 |" in text
     assert text.count("| 12 | ") == 1
-    assert "| time | 0.00 core-hours, 0.00 h by the clock |" in text
+    assert "| time | 0.00 core-hours, 0.00 h by the clock, other work beside it |" in text
     assert "GFLOP a pass and image of 16 x 16 pixels" in text
     assert "Wh, at an assumed 5 W a core" in text
     assert f"{json.loads(lines[1])['validation_loss']:.4f}" in text
