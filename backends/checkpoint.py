@@ -42,21 +42,44 @@ def weights_file(folder: Path, name: str) -> Path:
     return folder / f"{name}.safetensors"
 
 
-def load_network(path: Path, expected: type[Network]) -> tuple[Network, dict[str, str]]:
+class Metadata(dict[str, str]):
+    """What a weights file says of its network beside its sizes.
+
+    Raises:
+        ValueError: one line; it is asked for what the file does not say.
+    """
+
+    def __missing__(self, name: str) -> str:
+        """What is not there."""
+        raise ValueError(f"the weights' metadata do not say {name}")
+
+
+def load_network(path: Path, expected: type[Network]) -> tuple[Network, Metadata]:
     """The network of a weights file, its parameters as float32, in evaluation mode, and the file's metadata.
 
     Raises:
         ValueError: one line; the file is missing, larger than `MAX_BYTES`, not a whole set of weights for the
-            network that its metadata describes, or that network is not of the class `expected`.
+            network that its metadata describes, that network is not of the class `expected`, or the metadata's
+            sides of images or their scale cannot be.
     """
     try:
         tensors, metadata = _read(path)
         with torch.device("meta"):  # no memory before the file's shapes are known to fit
             network = _expected(build(json.loads(metadata["network"])), expected)
         network.load_state_dict(tensors, assign=True)
+        _check_numbers(metadata)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path.name}: not the weights of this network: {one_line(str(error))}") from error
-    return network.eval(), metadata
+    return network.eval(), Metadata(metadata)
+
+
+def _check_numbers(metadata: dict[str, str]) -> None:
+    """Refuse sides of images, `low` and `high`, and a scale of the residual, `std`, that cannot be."""
+    for name in sorted({"low", "high", "std"} & metadata.keys()):
+        if not (re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,20})?", metadata[name]) and float(metadata[name])):
+            raise ValueError(f"{name}={one_line(metadata[name], 40)}: not a number that is positive and below 10,000")
+    if {"low", "high"} <= metadata.keys() and float(metadata["low"]) > float(metadata["high"]):
+        raise ValueError("high is below low")
 
 
 def _expected(network: nn.Module, kind: type[Network]) -> Network:

@@ -4,6 +4,7 @@ The network maps images (1, 3, H, W), floats from 0 to 1, to images larger by an
 YAML file beside it, `model.yaml` beside `model.onnx`: see `Conventions`. What sizes it takes is found by trials.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +19,11 @@ from backends.foreign import files
 from backends.foreign.files import MAX_SIDE, named, regular_file, required
 from harness.errors import one_line
 
-EXTERNAL = b"\x0a\x08location\x12"
-"""How a tensor says that its data lies in another file (`external_data` in onnx.proto)."""
+EXTERNAL = re.compile(rb"[\x00\x08]location")
+"""How a tensor says that its data lies in another file (`external_data` in onnx.proto): the word after its length.
+
+The length, 8, may be written in more bytes, of which the last is 0; what stands before and after is in any order.
+"""
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 TRIAL = 64
 """Side of the first trial image, and the largest step between sizes that is looked for."""
@@ -175,7 +179,7 @@ def open_session(path: Path) -> Any:  # noqa: ANN401 - onnxruntime.InferenceSess
     """
     onnxruntime = required("onnxruntime", "onnx")
     data = path.read_bytes()
-    if EXTERNAL in data:
+    if EXTERNAL.search(data):
         raise ValueError(f"{named(path)}: keeps weights in other files; save it as one file")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # trials may fail

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from backends.training.config import ConfigError, load_config
+from backends.training.config import ConfigError, TrainingConfig, load_config
 from harness.errors import HarnessError, one_line
 
 
@@ -17,13 +17,22 @@ def main() -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    folder = Path("runs/training") / config.name
+    try:
+        return _train(config, folder)
+    except KeyboardInterrupt:
+        print(f"stopped; the same command continues from {folder}", file=sys.stderr)
+        return 130
+
+
+def _train(config: TrainingConfig, folder: Path) -> int:
+    """Train and write the weights; returns the exit status."""
     from pyarrow import ArrowException
     from safetensors import SafetensorError
 
     from backends.training.card import export
     from backends.training.loop import Trainer
 
-    folder = Path("runs/training") / config.name
     try:
         trainer = Trainer(config, folder)
         trainer.train()
@@ -34,9 +43,6 @@ def main() -> int:
     except (OSError, SafetensorError, ArrowException) as error:
         print(f"error: {one_line(str(error))}; the same command continues from {folder}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"stopped; the same command continues from {folder}", file=sys.stderr)
-        return 130
     return 0
 
 

@@ -114,10 +114,8 @@ def _training(config: TrainingConfig, log: list[dict[str, float]], weights: Path
 
 
 def _time(last: dict[str, float]) -> str:
-    wall = f"{last['hours']:.2f} h on {torch.get_num_threads()} CPU threads, other work running beside it"
-    if "core_hours" not in last:
-        return wall
-    return f"{last['core_hours']:.2f} core-hours, {wall}"
+    wall = f"{last['hours']:.2f} h by the clock, other work beside it"
+    return f"{last['core_hours']:.2f} core-hours, {wall}" if "core_hours" in last else wall
 
 
 def _energy(last: dict[str, float]) -> str:

@@ -1,11 +1,12 @@
 """What a training config may say: one YAML file a model, checked field by field."""
 
+import difflib
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from harness.errors import one_line
 
@@ -269,4 +270,12 @@ def load_config(path: Path) -> TrainingConfig:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ConfigError(f"{path}: {one_line(field, 80)}: {one_line(first['msg'])}") from error
+        raise ConfigError(f"{path}: {one_line(field, 80)}: {_reason(first)}") from error
+
+
+def _reason(error: ErrorDetails) -> str:
+    """What is wrong with a field; of an unknown one at the top, the field that it may be a typo of."""
+    if error["type"] != "extra_forbidden":
+        return one_line(error["msg"])
+    near = difflib.get_close_matches(str(error["loc"][0]), TrainingConfig.model_fields, 1)
+    return "there is no such field" + (f"; did you mean {near[0]}?" if near and len(error["loc"]) == 1 else "")

@@ -114,8 +114,9 @@ class Trainer:
         row |= {name: round(value, 6) for name, value in self.task.validate(self.average).items()}
         left = (self.config.steps - self.step) * self.config.batch / speed / 60
         print(f"{self.config.name} {row} {speed:.0f} images/s, {left:.0f} min left", flush=True)
-        with (self.folder / "log.jsonl").open("a") as log:
-            log.write(json.dumps(row) + "\n")
+        log, partial = self.folder / "log.jsonl", self.folder / "log.part"
+        partial.write_text((log.read_text() if log.exists() else "") + json.dumps(row) + "\n")
+        partial.rename(log)
 
     def _checkpoint(self) -> None:
         states = {name: part.state_dict() for name, part in (*self.parts.items(), ("average", self.average))}
@@ -137,7 +138,7 @@ class Trainer:
             return
         try:
             self._load(path)
-        except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
+        except (SafetensorError, RuntimeError, LookupError, ValueError) as error:
             reason = one_line(str(error))
             raise ConfigError(
                 f"{path} is damaged or of another network: move it away to start anew ({reason})"
@@ -151,6 +152,7 @@ class Trainer:
         for name, optimizer in self.optimizers.items():
             state = optimizer.state_dict()
             state["state"] = _optimizer_state(tensors, f"optimizer.{name}.")
+            _check_moments(state["state"], list(self.parts[name].parameters()))
             optimizer.load_state_dict(state)
         meta = read_metadata(path)
         self.step = int(meta["step"])
@@ -170,6 +172,15 @@ def _optimizer_state(tensors: dict[str, torch.Tensor], prefix: str) -> dict[int,
             index, name = key.removeprefix(prefix).split(".")
             state.setdefault(int(index), {})[name] = value
     return state
+
+
+def _check_moments(state: dict[int, dict[str, torch.Tensor]], parameters: list[nn.Parameter]) -> None:
+    """Raises ValueError where Adam has not both moments of a parameter, in its shape, and their step."""
+    for index, entry in state.items():
+        shape = parameters[index].shape
+        expected = {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}
+        if {name: value.shape for name, value in entry.items()} != expected:
+            raise ValueError(f"the optimizer's moments of parameter {index} do not fit")
 
 
 def read_metadata(path: Path) -> dict[str, str]:

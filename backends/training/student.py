@@ -50,7 +50,8 @@ class Teacher:
     """A diffusion model of `backends/weights`, and how it is sampled.
 
     Raises:
-        ConfigError: it is not there, or for other sizes than the config's.
+        ConfigError: it is not there, for other sizes than the config's, or predicts something else than v of the
+            residual.
     """
 
     def __init__(self, config: TrainingConfig, distillation: Distillation) -> None:
@@ -64,6 +65,8 @@ class Teacher:
             raise ConfigError(f"{config.name}: teacher: {error}") from error
         if sizes != (config.low, config.high):
             raise ConfigError(f"{config.name}: teacher: {distillation.teacher} enlarges {sizes[0]} to {sizes[1]}")
+        if (metadata.get("target", "v"), metadata.get("residual", "true")) != ("v", "true"):
+            raise ConfigError(f"{config.name}: teacher: {distillation.teacher} does not predict v of the residual")
         self.network = network.to(memory_format=torch.channels_last).requires_grad_(requires_grad=False)
 
     def copy_to(self, network: nn.Module) -> None:

@@ -125,6 +125,15 @@ def outside(path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
+def outside_reversed(path: Path) -> None:
+    """The same, the place written before the word that says what it is."""
+    outside(path)
+    key, value = b"\x0a\x08location", b"\x12\x0b/etc/passwd"
+    data = path.read_bytes()
+    assert key + value in data
+    path.write_bytes(data.replace(key + value, value + key))
+
+
 def two_inputs(path: Path) -> None:
     """A second input."""
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, NCHW) for name in ("x", "z", "y")]
@@ -161,6 +170,7 @@ def pickled(path: Path) -> None:
     ("make", "message"),
     [
         (outside, "keeps weights in other files"),
+        (outside_reversed, "keeps weights in other files"),
         (two_inputs, "one input of four dimensions"),
         (grey, "not one square RGB image"),
         (oblong, "not one square RGB image"),

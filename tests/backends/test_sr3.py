@@ -368,6 +368,30 @@ def test_a_file_without_metadata_is_refused(weights: Path) -> None:
     assert "network" in refusal(weights)
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"low": ""}, "low"),
+        ({"low": "0"}, "low"),
+        ({"low": "64", "high": "16"}, "high"),
+        ({"std": "nan"}, "std"),
+        ({"std": "-1"}, "std"),
+        ({"std": "much\n"}, "std"),
+    ],
+)
+def test_metadata_that_cannot_be_are_refused(weights: Path, changes: dict[str, str], named: str) -> None:
+    """Sizes and scale that no training writes are named."""
+    metadata = {"network": json.dumps(SIZES), "std": "1", "low": "16", "high": "64"}
+    save_file(load_file(weights), weights, metadata | changes)
+    assert named in refusal(weights)
+
+
+def test_metadata_that_are_missing_are_named(weights: Path) -> None:
+    """A backend whose weights file does not say its sizes is refused by one line."""
+    with pytest.raises(ValueError, match="the weights' metadata do not say low"):
+        SR3(str(weights))
+
+
 @pytest.mark.parametrize("content", [b"", b"no weights", b"\xff" * 64, (2**62).to_bytes(8, "little") + b"{}"])
 def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     """A file that is not safetensors gets one line."""

@@ -81,7 +81,7 @@ def write_config(folder: Path, **changes: object) -> Path:
 def write_faces(folder: Path, split: str, count: int) -> None:
     """A parquet file of smooth pictures, some wider than high, with labels."""
     rng = np.random.default_rng(count)
-    rows = []
+    rows: list[dict[str, object]] = []
     for i in range(count):
         picture = to_uint8(resize(rng.uniform(0, 255, (4, 4, 3)), 36, 36 + i % 3))
         buffer = io.BytesIO()
@@ -170,7 +170,8 @@ def test_shipped_configs_are_valid(path: Path) -> None:
         ({"ema": 1.0}, "ema"),
         ({"learning_rate": math.nan}, "learning_rate"),
         ({"learning_rate": math.inf}, "learning_rate"),
-        ({"learnig_rate": 1.0}, "learnig_rate"),
+        ({"learnig_rate": 1.0}, "learnig_rate: there is no such field; did you mean learning_rate?"),
+        ({"network": {"kind": "unet", "chanels": 8}}, "chanels: there is no such field"),
         ({"network": {"kind": "unet", "channels": 9}}, "channels"),
         ({"network": {"kind": "unet", "multipliers": []}}, "multipliers"),
         ({"network": {"kind": "unet", "multipliers": [1, 0]}}, "multipliers.1"),
@@ -179,7 +180,7 @@ def test_shipped_configs_are_valid(path: Path) -> None:
         ({"crops": {"photo": 18, "sharpest": 2}}, "crops.photo must be at least high, 16, and a multiple of"),
         ({"crops": {"photo": 40, "sharpest": 2}, "high": 20}, "high must be a multiple of 16: a crop is a tile"),
         ({"crops": {"photo": 20, "sharpest": 2}, "races": {"asian": 3}}, "take one out"),
-        ({"more\n\x1b[31m" + "x" * 1000: 1}, "Extra inputs"),
+        ({"more\n\x1b[31m" + "x" * 1000: 1}, "there is no such field"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_file(tmp_path: Path, changes: dict[str, object], named: str) -> None:
@@ -547,6 +548,21 @@ def test_a_teacher_that_does_not_fit_is_named(changes: dict[str, object], named:
 
 
 @pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("said", [{"target": "eps"}, {"residual": "false"}])
+def test_a_teacher_of_another_target_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: dict[str, str]
+) -> None:
+    """A student learns v of the residual: a teacher that predicts something else would be misread."""
+    source, others = tmp_path / "weights" / "teacher.safetensors", tmp_path / "others"
+    others.mkdir()
+    _, metadata = load_network(source, UNet)
+    save_file(load_file(source), others / "teacher.safetensors", metadata | said)
+    monkeypatch.setattr(student, "FOLDER", others)
+    with pytest.raises(ConfigError, match="teacher does not predict v of the residual"):
+        student.StudentTask(config(**STUDENT))
+
+
+@pytest.mark.usefixtures("folder")
 def test_classes_are_the_labels_that_the_config_names() -> None:
     """An image's class is the place of its labels among all that there may be, seen in a split or not."""
     assert class_names(["gender", "race"])[5:7] == ("female white", "female black")
@@ -672,6 +688,20 @@ def test_a_failed_write_leaves_the_last_good_checkpoint(
     torch.testing.assert_close(checkpoint(), resumed, atol=1e-6, rtol=1e-6)
 
 
+def test_a_full_disk_spoils_no_log(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row that does not fit on the disk leaves the rows before it, and the training logs on from there."""
+    train(config(steps=3))
+    path, log = write_config(folder), folder / "runs/training/tiny/log.jsonl"
+    with full_disk(log.stat().st_size + 20):
+        assert run_main(monkeypatch, command.main, path) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+    assert logged_steps() == [3]
+    assert run_main(monkeypatch, command.main, path) == 0
+    assert logged_steps() == [3, 6]
+
+
 def test_a_full_disk_gets_one_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -684,6 +714,18 @@ def test_a_full_disk_gets_one_line(
     assert error.startswith("error: ")
     assert error.endswith("the same command continues from runs/training/tiny\n")
     assert error.count("\n") == 1
+
+
+def test_a_checkpoint_without_all_moments_is_refused(folder: Path) -> None:
+    """A moment of the optimiser that is missing, or of another shape, is found when the checkpoint is read."""
+    train(config(steps=3))
+    path = folder / "runs/training/tiny/checkpoint.safetensors"
+    tensors, name = load_file(path), "optimizer.network.0.exp_avg"
+    progress = {"step": "3", "seconds": "1", "core_seconds": "1"}
+    for changed in ({name: torch.zeros(1)}, {}):
+        save_file({k: v for k, v in tensors.items() if k != name} | changed, path, progress)
+        with pytest.raises(ConfigError, match=r"is damaged .*moments of parameter 0"):
+            Trainer(config(), path.parent)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "other network", "no step"])
@@ -713,6 +755,8 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     [
         ({"train": "parquet:faces#nothing"}, "nothing"),
         ({"validation": "parquet:absent#train"}, "absent"),
+        ({"train": "folder:empty"}, "no images"),
+        ({"validation": "parquet:bare#validation"}, "bare"),
         ({"batch": 11}, "batch: 11 is more than the 10 training images"),
     ],
 )
@@ -723,7 +767,9 @@ def test_data_that_do_not_fit_get_one_line(
     changes: dict[str, object],
     named: str,
 ) -> None:
-    """Missing data, or fewer images than a batch, end the command before it trains."""
+    """Missing data, data without images, or fewer of them than a batch, end the command before it trains."""
+    (folder / "empty").mkdir()
+    write_faces(folder / "bare", "validation", 0)
     assert run_main(monkeypatch, command.main, write_config(folder, **changes)) == 2
     error = capsys.readouterr().err
     assert named in error
@@ -769,6 +815,20 @@ def test_ctrl_c_stops_and_says_how_to_continue(folder: Path) -> None:
     assert process.returncode == 130
     assert error == "stopped; the same command continues from runs/training/tiny\n"
     assert Trainer(load_config(path), Path("runs/training/tiny")).step >= 2
+
+
+def test_ctrl_c_before_the_first_step_gets_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An interrupt while the libraries are imported ends the command like any other."""
+
+    class Interrupted:
+        def __getattr__(self, _: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "backends.training.loop", Interrupted())
+    assert run_main(monkeypatch, command.main, write_config(folder)) == 130
+    assert capsys.readouterr().err == "stopped; the same command continues from runs/training/tiny\n"
 
 
 # Weights and card
@@ -834,6 +894,7 @@ def test_a_card_is_made_from_the_log(folder: Path, monkeypatch: pytest.MonkeyPat
     assert text.startswith("# tiny: a test\n\n√γ\n")
     assert "| images seen | 24 in 6 steps of 4 |" in text
     assert text.count("| 12 | ") == 1
+    assert "| time | 0.00 core-hours, 0.00 h by the clock, other work beside it |" in text
     assert "GFLOP a pass and image of 16 x 16 pixels" in text
     assert "Wh, at an assumed 5 W a core" in text
     assert f"{json.loads(lines[1])['validation_loss']:.4f}" in text

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from backends.registry import ENTRIES
-from backends.training.zoo import PAGE, page
+from backends.training.zoo import FOLDERS, PAGE, page
 
 ROOT = Path(os.environ.get("HARNESS_SOURCE", Path(__file__).resolve().parents[2]))
 CARD = """\
@@ -71,3 +71,10 @@ def test_the_list_says_what_the_backend_says(name: str) -> None:
     description = ENTRIES[name].load()().description
     assert ENTRIES[name].family == description.family
     assert ENTRIES[name].licence in description.licence
+
+
+def test_shipped_networks_are_small() -> None:
+    """Each is at most 14 MB, all of them together at most 100 MB."""
+    sizes = {path.name: path.stat().st_size for folder in FOLDERS for path in (ROOT / folder).glob("*.safetensors")}
+    assert max(sizes.values()) <= 14_000_000
+    assert sum(sizes.values()) <= 100_000_000
