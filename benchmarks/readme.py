@@ -116,7 +116,7 @@ def generated(tables: dict[str, pd.DataFrame]) -> str:
     each = frame[frame["class"].isin(enough) & frame["metric"].isin(OF_CLASSES)].sort_values("class", kind="stable")
     pairs = tables["generators"].query("verdict != 'insufficient'").rename(columns={"difference": "mean"})
     heading = "Differences against the same real images, first minus second:"
-    parts = [table(whole, ["backend"]), table(each, ["class", "backend"])]
+    parts = [table(whole, ["backend"]), *([table(each, ["class", "backend"])] if len(each) else [])]
     parts += [heading, table(_by_metric(pairs), ["class", "first", "second"])] if len(pairs) else []
     return "\n\n".join(parts)
 

@@ -46,3 +46,14 @@ def test_generators_have_a_line_each_and_one_for_each_class_and_pair() -> None:
     assert f"| white male | cdm | 100 | 30 [20, 40] | {cas} |" in lines
     assert "| all | cdm | biggan | 200 | -10 [-20, 0] | 0.1 [0.09, 0.11] |" in lines
     assert not [line for line in lines if "other male" in line or "race = white" in line]
+
+
+def test_without_a_class_of_enough_images_there_is_no_table_of_classes() -> None:
+    """Where all classes are insufficient, only the table of all of them together is left."""
+    few = row("kid", math.nan, backend="cdm", **{"class": "white male"}, status="insufficient", n=9)
+    accuracy = pd.DataFrame([row("", 0.6, backend="cdm", real=0.8, real_low=0.7, real_high=0.9)])[:0]
+    pairs = pd.DataFrame([row("kid", 0.0, first="cdm", second="biggan")])[:0]
+    sets = pd.DataFrame([row("kid", 0.02, backend="cdm"), few])
+    text = generated({"generated": sets, "classification": accuracy, "generators": pairs})
+    assert len(text.splitlines()) == 3
+    assert "class" not in text
