@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from backends import pixels
 from backends.pixels import enlarge, to_model
 from backends.training.config import TrainingConfig
-from backends.training.data import class_names, load_classes, load_images
+from backends.training.data import class_names, load_classes, load_images, shuffled
 from backends.training.pairs import flip
 from harness.networks import open_network
 from harness.resize import to_uint8
@@ -30,8 +30,9 @@ class Labelled:
     def __init__(self, config: TrainingConfig) -> None:
         self.names = class_names(config.classes)
         self.images, self.classes = load_images(config.train, config.high), load_classes(config.train, config.classes)
-        self.held_out = load_images(config.validation, config.high)
-        self.held_out_classes = load_classes(config.validation, config.classes)
+        held_out, classes = load_images(config.validation, config.high), load_classes(config.validation, config.classes)
+        order = shuffled(len(held_out))
+        self.held_out, self.held_out_classes = held_out[order], classes[order]
 
     def batch(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Training photos (N, 3, high, high), half of them mirrored, and their classes."""

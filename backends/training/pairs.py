@@ -10,7 +10,7 @@ from torch import Tensor
 from backends import pixels
 from backends.pixels import to_model
 from backends.training.config import ConfigError, TrainingConfig
-from backends.training.data import choose_races, load_images, load_sharpest
+from backends.training.data import choose_races, load_images, load_sharpest, shuffled
 from harness.metrics import LPIPS_MINIMUM, score
 from harness.networks import open_network
 from harness.resize import resize_matrix, to_uint8
@@ -88,7 +88,8 @@ class Pairs:
     def __init__(self, config: TrainingConfig) -> None:
         side = config.crops.photo if config.crops else config.high
         self.images = _training_images(config)
-        self.held_out = load_images(config.validation, side)
+        held_out = load_images(config.validation, side)
+        self.held_out = held_out[shuffled(len(held_out))]
         self.resizer = Resizer(side * config.low // config.high, side)
         sample = to_model(self.images[:: max(1, len(self.images) // SCALED_BY[config.crops is not None])])
         self.std = float((sample - self.resizer.up(self.resizer.down(sample))).std())

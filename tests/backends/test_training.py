@@ -39,9 +39,11 @@ from backends.sr3.unet import UNet
 from backends.training import __main__ as command
 from backends.training import card, cdm, student, warm
 from backends.training.config import ConfigError, TrainingConfig, load_config
-from backends.training.data import batches, class_names, label_vectors, load_classes, load_images
+from backends.training.data import batches, class_names, label_vectors, load_classes, load_images, shuffled
 from backends.training.diffusion import SR3Task, blurred, noisy, stratified_t
+from backends.training.labelled import Labelled
 from backends.training.loop import Trainer, learning_rate
+from backends.training.pairs import Pairs
 from backends.training.portraits import nearest
 from backends.training.warm import start_from
 from harness.metrics import score
@@ -234,6 +236,20 @@ def take(count: int, first: int = 0, seed: int = 0) -> list[tuple[int, list[int]
 def test_the_order_can_be_taken_up_at_any_step(first: int) -> None:
     """From any step on the order is the one of an uninterrupted training."""
     assert take(5, first) == take(13)[first : first + 5]
+
+
+def test_held_out_photos_are_in_an_order_of_chance(folder: Path) -> None:
+    """The first, which figures are taken on, are no block of the dataset; the order stays, and classes go with it."""
+    write_faces(folder / "faces", "validation", 30)
+    settings = config(task="cdm-base", classes=["gender"])
+    photos, classes = load_images(settings.validation, 16), load_classes(settings.validation, ["gender"])
+    for data in (Labelled(settings), Pairs(config()), Labelled(settings)):
+        places = [int(np.flatnonzero((photos == photo).all(axis=(1, 2, 3)))[0]) for photo in data.held_out]
+        assert sorted(places) == list(range(30))
+        assert max(places[:10]) >= 15
+        assert places == shuffled(30).tolist()
+        if isinstance(data, Labelled):
+            assert data.held_out_classes.tolist() == classes[places].tolist()
 
 
 def test_each_epoch_is_another_permutation() -> None:
