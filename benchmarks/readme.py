@@ -30,6 +30,7 @@ METRICS = {
     "lpips": ("LPIPS within a class", 1.0),
     "accuracy": ("CAS", 1.0),
     "diversity": ("diversity", 1.0),
+    "seconds": ("compute ms an image", 1e3),
     "ms": ("ms an image", 1.0),
     "alone": ("compute, alone", 1.0),
     "batch": ("compute, batch", 1.0),
@@ -109,7 +110,7 @@ def generated(tables: dict[str, pd.DataFrame]) -> str:
     KID is of each network; the other measures of sets are of the first. n counts the images of a side.
     """
     sets = tables["generated"].query("against in ('test', '') and status == 'ok'").rename(columns={"value": "mean"})
-    sets = sets.assign(n=sets["n"].where(sets["measure"] != "lpips", 0))
+    sets = sets.assign(n=sets["n"].where(~sets["measure"].isin(("lpips", "seconds")), 0))
     frame = _by_metric(pd.concat([sets, *_accuracies(tables["classification"])]))
     whole = frame[frame["class"] == "all"]
     enough = frame.loc[(frame["class"] != "all") & (frame["n"] > 0), "class"]

@@ -179,7 +179,7 @@ def _figures(tables: Path) -> pd.DataFrame:
     """Scores of upscaled images, and measures of generated ones, all classes together, against those of the test."""
     summary, generated = (pd.read_parquet(tables / f"{name}.parquet") for name in ("summary", "generated"))
     generated = generated.query("against in ('test', '') and `class` == 'all' and status == 'ok'")
-    names = generated["measure"] + " (" + generated["network"] + ")"
+    names = (generated["measure"] + " (" + generated["network"] + ")").str.removesuffix(" ()")
     return pd.concat([summary, generated.assign(metric=names, mean=generated["value"])])
 
 

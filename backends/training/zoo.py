@@ -18,9 +18,9 @@ HEAD = """\
 # Models
 
 What this project trained itself, from the model cards: `python -m backends.training.zoo` writes this page. Figures of
-quality are those of the training's own validation, at its end; they compare between models of one task. LPIPS from 16 to
-64 pixels is of 256 faces of all ages, of the other upscalers of 256 faces nearly all under 29 years. The cards have the
-test figures with intervals.
+quality are those of the training's own validation, at its end; they compare between models of one task. LPIPS from 16
+to 64 pixels is of 256 faces of all ages, of the other upscalers of 256 faces nearly all under 29 years. The cards have
+the test figures with intervals.
 """
 
 CURVES = """\

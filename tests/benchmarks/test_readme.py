@@ -29,6 +29,7 @@ def test_generators_have_a_line_each_and_one_for_each_class_and_pair() -> None:
             row("fid", 30.0, backend=backend),
             row("kid", 0.7, backend=backend, against="training"),
             row("lpips", 0.3, backend=backend, network="", against="", n=500),
+            row("seconds", 0.5, backend=backend, network="", against="", n=5000, low=math.nan, high=math.nan),
             row("kid", 0.03, backend=backend, **{"class": "white male"}, n=100),
             row("kid", 0.0, backend=backend, **{"class": "other male"}, status="insufficient", n=9) | nothing,
         )
@@ -41,8 +42,8 @@ def test_generators_have_a_line_each_and_one_for_each_class_and_pair() -> None:
     tables = {"generated": sets, "classification": kinds, "generators": [*pairs, few]}
     lines = generated({name: pd.DataFrame(rows) for name, rows in tables.items()}).splitlines()
     kid, cas = "20 [10, 30] | 0.5 [0.49, 0.51]", "0.6 [0.59, 0.61]"
-    assert f"| cdm | 200 | {kid} | 0.4 [0.39, 0.41] | 0.3 [0.29, 0.31] | {cas} |" in lines
-    assert f"| real images | 200 | {kid} | 0.4 [0.39, 0.41] | 0.3 [0.29, 0.31] | 0.8 [0.79, 0.81] |" in lines
+    assert f"| cdm | 200 | {kid} | 0.4 [0.39, 0.41] | 0.3 [0.29, 0.31] | {cas} | 500 |" in lines
+    assert f"| real images | 200 | {kid} | 0.4 [0.39, 0.41] | 0.3 [0.29, 0.31] | 0.8 [0.79, 0.81] | 500 |" in lines
     assert f"| white male | cdm | 100 | 30 [20, 40] | {cas} |" in lines
     assert "| all | cdm | biggan | 200 | -10 [-20, 0] | 0.1 [0.09, 0.11] |" in lines
     assert not [line for line in lines if "other male" in line or "race = white" in line]
