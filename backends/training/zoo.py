@@ -10,7 +10,7 @@ COLUMNS = ("parameters", "operations", "data", "licence", "images seen", "time",
 """Rows of a card's table "Training" that the page shows."""
 FIGURES = ("lpips alex", "kid alexnet")
 """Columns of a card's learning curve whose last values the page shows."""
-HOURS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+HOURS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 """Core-hours at which the page compares the learning curves."""
 SIZES = ((16, 64), (16, 128))
 """Sides of inputs and outputs of the models whose curves the page compares; other stages are tasks of their own."""
