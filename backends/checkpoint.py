@@ -60,7 +60,7 @@ def load_network(path: Path, expected: type[Network]) -> tuple[Network, Metadata
     Raises:
         ValueError: one line; the file is missing, larger than `MAX_BYTES`, not a whole set of weights for the
             network that its metadata describes, that network is not of the class `expected`, or the metadata's
-            sides of images or their scale cannot be.
+            sides of images, their scale or the noise levels cannot be.
     """
     try:
         tensors, metadata = _read(path)
@@ -74,10 +74,13 @@ def load_network(path: Path, expected: type[Network]) -> tuple[Network, Metadata
 
 
 def _check_numbers(metadata: dict[str, str]) -> None:
-    """Refuse sides of images, `low` and `high`, and a scale of the residual, `std`, that cannot be."""
+    """Refuse sides of images, `low` and `high`, a scale of the residual, `std`, and noise levels that cannot be."""
     for name in sorted({"low", "high", "std"} & metadata.keys()):
         if not (re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,20})?", metadata[name]) and float(metadata[name])):
             raise ValueError(f"{name}={one_line(metadata[name], 40)}: not a number that is positive and below 10,000")
+    for name in sorted({"augmentation", "gamma", "level"} & metadata.keys()):
+        if not (re.fullmatch(r"[0-9](\.[0-9]{1,20})?(e-[0-9]{1,3})?", metadata[name]) and float(metadata[name]) <= 1):
+            raise ValueError(f"{name}={one_line(metadata[name], 40)}: not a number from 0 to 1")
     if {"low", "high"} <= metadata.keys() and float(metadata["low"]) > float(metadata["high"]):
         raise ValueError("high is below low")
 

@@ -372,6 +372,7 @@ def fuzz(address: str, count: int, seed: int = 0) -> Outcome:
 
     Raises:
         BackendError: it cannot be reached, or it does not answer a plain request before or after the others.
+        ConfigError: it enlarges nothing.
     """
     fuzzer, outcome = Fuzzer(address, seed), Outcome()
 

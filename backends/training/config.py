@@ -231,6 +231,8 @@ class TrainingConfig(_Strict):
         kinds = NETWORKS[self.task]
         if self.network.kind not in kinds:
             raise PydanticCustomError("kind", f"the task {self.task} trains a network of kind {' or '.join(kinds)}")
+        if self.task == "student" and isinstance(self.network, UNet) and self.network.input_skip:
+            raise PydanticCustomError("skip", "the task student trains no network with an input_skip")
         if self.crops and self.races is not None:
             raise PydanticCustomError("field", "crops are of the sharpest photos, races of drawn ones: take one out")
         for name, task in BLOCKS.items():

@@ -377,6 +377,9 @@ def test_a_file_without_metadata_is_refused(weights: Path) -> None:
         ({"std": "nan"}, "std"),
         ({"std": "-1"}, "std"),
         ({"std": "much\n"}, "std"),
+        ({"level": "nan"}, "level=nan"),
+        ({"augmentation": "1.5"}, "augmentation=1.5"),
+        ({"gamma": "-0.1"}, "gamma=-0.1"),
     ],
 )
 def test_metadata_that_cannot_be_are_refused(weights: Path, changes: dict[str, str], named: str) -> None:
@@ -390,6 +393,14 @@ def test_metadata_that_are_missing_are_named(weights: Path) -> None:
     """A backend whose weights file does not say its sizes is refused by one line."""
     with pytest.raises(ValueError, match="the weights' metadata do not say low"):
         SR3(str(weights))
+
+
+@pytest.mark.parametrize("gamma", ["0.0", "1.0", "0.2730047501302266", "3.749399456654644e-33"])
+def test_any_noise_level_that_a_training_writes_is_read(weights: Path, gamma: str) -> None:
+    """From 0 to 1, in digits or, as Python writes the smallest, with an exponent."""
+    metadata = {"network": json.dumps(SIZES), "gamma": gamma}
+    save_file(load_file(weights), weights, metadata)
+    assert load_network(weights, UNet)[1]["gamma"] == gamma
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", b"\xff" * 64, (2**62).to_bytes(8, "little") + b"{}"])

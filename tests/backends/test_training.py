@@ -182,6 +182,14 @@ def test_shipped_configs_are_valid(path: Path) -> None:
         ({"crops": {"photo": 18, "sharpest": 2}}, "crops.photo must be at least high, 16, and a multiple of"),
         ({"crops": {"photo": 40, "sharpest": 2}, "high": 20}, "high must be a multiple of 16: a crop is a tile"),
         ({"crops": {"photo": 20, "sharpest": 2}, "races": {"asian": 3}}, "take one out"),
+        (
+            {
+                "task": "student",
+                "distillation": {"teacher": "teacher", "pretrain": 1},
+                "network": TINY["network"] | {"input_skip": 1},
+            },
+            "the task student trains no network with an input_skip",
+        ),
         ({"more\n\x1b[31m" + "x" * 1000: 1}, "there is no such field"),
     ],
 )

@@ -10,7 +10,7 @@ HOSTILE = ["=HYPERLINK(A1)", "+1", "-1", "@SUM(A1)", "\t=1"]
 
 
 def test_text_is_no_formula() -> None:
-    """A label that a spreadsheet would compute begins with an apostrophe; other text, and a column's name, too."""
+    """A label or a column's name that a spreadsheet would compute gets an apostrophe before it; other text stays."""
     text = to_csv(pd.DataFrame({"=label": [*HOSTILE, "sr3", None]}))
     read = pd.read_csv(io.StringIO(text), keep_default_na=False)
     assert list(read.columns) == ["'=label"]
