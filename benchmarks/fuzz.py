@@ -106,6 +106,7 @@ class Fuzzer:
         self.client.wait_ready(10)
         self.d = self.client.describe()
         if not self.d.scales:
+            self.client.close()
             raise ConfigError(f"{one_line(self.d.name, 60)} enlarges nothing; this check needs an upscaler")
         self.probe = Probe(self.client, self.d, {})
         self.probe.options |= cheap(self.d)
