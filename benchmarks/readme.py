@@ -2,7 +2,7 @@
 
 A run at several sizes, such as the suite `speed`, gives the table of costs; one with corruptions, such as `readiness`,
 that of robustness; one of generators, such as `generation`, that of their images; one of many backends, such as
-`sr3-samplers`, a line for each; any other the comparison.
+`sr3-samplers`, a line for each; any other the comparison, and one with an audit, such as `fairness`, the flips of race.
 """
 
 import math
@@ -67,6 +67,25 @@ def comparison(tables: dict[str, pd.DataFrame]) -> str:
     both = pd.concat([differences[differences["first"] != "passthrough"], tables["pairs"]])
     heading = "Paired differences on the same images, first minus second:"
     return "\n\n".join([table(means, ["backend"]), heading, table(both, ["first", "second"])])
+
+
+def flips(rows: pd.DataFrame) -> str:
+    """Faces that the first instrument reads as of another race than their photo's, beyond its control arm, in %."""
+    rows = rows[(rows["instrument"] == rows["instrument"].iloc[0]) & (rows["attribute"] == "race")]
+    rows = rows[~rows["group"].str.contains(" x ")]
+    backends = list(dict.fromkeys(rows["backend"]))
+    lines = [f"| group | n | {' | '.join(backends)} |", "| " + " | ".join(["---"] * (len(backends) + 2)) + " |"]
+    for group, each in rows.groupby("group"):
+        of = each.set_index("backend")
+        cells = [percents(of.loc[backend]) if backend in of.index else "–" for backend in backends]
+        lines.append(f"| {group} | {each['excess_n'].max()} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def percents(row: "pd.Series[Any]") -> str:
+    """A rate with its 95 % interval, in %."""
+    value, low, high = (100 * row[name] for name in ("excess", "excess_low", "excess_high"))
+    return f"{value:.0f} [{low:.0f}, {high:.0f}]"
 
 
 COLUMNS = ["backend", "metric", "mean", "low", "high"]
@@ -233,12 +252,19 @@ def crossing(rows: pd.DataFrame) -> str:
     return ", ".join([*first, f"never: {int(rows['crossing'].isna().sum())}"])
 
 
+TABLES = {"generated", "robustness", "speed", "summary", "excess_flips"}
+"""Tables that every run has, by which the kind of a run is told; an audit's are empty in others."""
+
+
 def main() -> int:
     """Print the tables; returns the exit status."""
     if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "tables/summary.parquet").exists():
         print("usage: python -m benchmarks.readme RUN (a folder that `harness run` wrote)", file=sys.stderr)
         return 2
     tables = {p.stem: pd.read_parquet(p) for p in (Path(sys.argv[1]) / "tables").glob("*.parquet")}
+    if missing := TABLES - tables.keys():
+        print(f"error: {sys.argv[1]} has no table {min(missing)}: an older version's; run it again", file=sys.stderr)
+        return 2
     if len(tables["generated"]):
         print(generated(tables))
     elif (tables["robustness"]["measure"] == "mce").any():
@@ -247,6 +273,8 @@ def main() -> int:
         print(costs(tables["speed"]))
     else:
         print((overview if tables["summary"]["backend"].nunique() >= MANY else comparison)(tables))
+        if len(tables["excess_flips"]):
+            print(f"\nFlips of race beyond the control arm, in %:\n\n{flips(tables['excess_flips'])}")
     return 0
 
 

@@ -21,13 +21,21 @@ from backends.checkpoint import build
 from backends.training.attributes import mobilenet
 from backends.training.config import ConfigError, TrainingConfig, load_config
 from backends.training.loop import read_metadata
+from harness.datasets import LICENCES, UNKNOWN
 from harness.errors import one_line
 from harness.sampling import REAL
 
 WEIGHTS = Path("backends/weights")
 TEXTS = Path(__file__).parent / "cards"
-LICENCE = "weights for non-commercial research only (UTKFace)"
 WATTS_PER_CORE = 5
+AGAIN = """\
+
+## Trained again
+
+The training above was before such figures were taken: they are of a second one by the same config, whose weights are
+not those that are shipped.
+
+"""
 
 
 def weights_path(config: TrainingConfig) -> Path:
@@ -72,6 +80,9 @@ def write_card(config: TrainingConfig, run: Path | None, backend: str | None = N
     weights = weights_path(config)
     text = (TEXTS / f"{config.name}.md").read_text(encoding="utf-8")
     parts = [text, "## Training\n", _training(config, log, weights)]
+    second = TEXTS / f"{config.name}-again.jsonl"
+    if second.exists():
+        parts.append(AGAIN + _curve(_read_log(second)))
     if run is not None:
         parts += [
             "\n## Measured\n",
@@ -102,7 +113,7 @@ def _training(config: TrainingConfig, log: list[dict[str, float]], weights: Path
         ("git revision when this card was written", _revision()),
         ("data", f"`{config.train}` (validation `{config.validation}`; the test split was not used)"),
         ("parameters", f"{parameters:,}, {weights.stat().st_size / 1e6:.1f} MB as fp16"),
-        ("licence", LICENCE),
+        ("licence", f"that of the data ({LICENCES.get(config.train.partition(':')[0], UNKNOWN)})"),
         ("operations", _operations(config, weights)),
         *([("begun with", f"the weights of {config.start}, where they fit")] if config.start else []),
         ("images seen", f"{int(last['images']):,} in {config.steps:,} steps of {config.batch}"),

@@ -201,6 +201,13 @@ class TrainingConfig(_Strict):
     seed: int = 0
     checkpoint_every: int = Field(default=500, ge=1)
 
+    @field_validator("train", "validation")
+    @classmethod
+    def _not_test(cls, spec: str) -> str:
+        if spec.endswith("#test"):
+            raise PydanticCustomError("split", "a test split is for measuring alone: name another")
+        return spec
+
     @field_validator("classes")
     @classmethod
     def _distinct(cls, classes: tuple[str, ...]) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ class Trainer:
 
     Raises:
         ConfigError: the images are fewer than a batch, the weights to start from do not fit, or the folder's checkpoint
-            is damaged or of another network.
+            is damaged, of another network or of another config.
         DatasetError: the data set is not there.
     """
 
@@ -126,7 +126,7 @@ class Trainer:
                 tensors |= {f"optimizer.{name}.{i}.{k}": v.contiguous() for k, v in entry.items()}
         partial = self.folder / "checkpoint.part"
         progress = {"step": self.step, "seconds": self.seconds, "core_seconds": self.core_seconds}
-        save_file(tensors, partial, {k: str(v) for k, v in progress.items()})
+        save_file(tensors, partial, {"config": self._decides(), **{k: str(v) for k, v in progress.items()}})
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.rename(self.folder / "checkpoint.safetensors")
@@ -138,15 +138,22 @@ class Trainer:
             return
         try:
             self._load(path)
-        except (SafetensorError, RuntimeError, LookupError, ValueError) as error:
+        except (SafetensorError, RuntimeError, LookupError, TypeError, ValueError) as error:
             reason = one_line(str(error))
             raise ConfigError(
                 f"{path} is damaged or of another network: move it away to start anew ({reason})"
             ) from error
         print(f"{self.config.name}: resuming at step {self.step}", flush=True)
 
+    def _decides(self) -> str:
+        """What of the config decides how the network is trained, all but for how long, as JSON."""
+        return self.config.model_dump_json(exclude={"name", "recipe", "steps", "checkpoint_every"})
+
     def _load(self, path: Path) -> None:
-        tensors = load_file(path)
+        tensors, meta = load_file(path), read_metadata(path)
+        before, now = dict(json.loads(meta["config"])), json.loads(self._decides())
+        if changed := [name for name in now if before.get(name) != now[name]]:
+            raise ConfigError(f"{path} is of another config: {changed[0]} differs; move it away to start anew")
         for name, module in (*self.parts.items(), ("average", self.average)):
             module.load_state_dict({k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(name + ".")})
         for name, optimizer in self.optimizers.items():
@@ -154,7 +161,6 @@ class Trainer:
             state["state"] = _optimizer_state(tensors, f"optimizer.{name}.")
             _check_moments(state["state"], list(self.parts[name].parameters()))
             optimizer.load_state_dict(state)
-        meta = read_metadata(path)
         self.step = int(meta["step"])
         self.seconds, self.core_seconds = float(meta["seconds"]), float(meta["core_seconds"])
 
@@ -175,7 +181,12 @@ def _optimizer_state(tensors: dict[str, torch.Tensor], prefix: str) -> dict[int,
 
 
 def _check_moments(state: dict[int, dict[str, torch.Tensor]], parameters: list[nn.Parameter]) -> None:
-    """Raises ValueError where Adam has not both moments of a parameter, in its shape, and their step."""
+    """Raises ValueError where Adam has not both moments of each parameter, in its shape, and their step.
+
+    A part that has not been trained yet has none at all.
+    """
+    if state and state.keys() != set(range(len(parameters))):
+        raise ValueError("the optimizer's moments of a parameter are missing")
     for index, entry in state.items():
         shape = parameters[index].shape
         expected = {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}

@@ -41,7 +41,7 @@ def page(root: Path) -> str:
     parts = [HEAD + "\n" + _table([("model", *COLUMNS, *FIGURES), *(_row(card, root) for card in cards)])]
     for low, high in SIZES:
         same = [card for card in cards if card.stem.endswith(f"-{low}-{high}")]
-        curves = {card.stem: curve for card in same if (curve := _curve(card))}
+        curves = {name: curve for card in same for name, curve in _curves(card)}
         if curves:
             parts += [CURVES.format(low=low, high=high), _table([("core-hours", *curves), *_by_hours(curves)])]
     return "".join(parts)
@@ -67,13 +67,14 @@ def _training(card: Path) -> tuple[list[list[str]], list[list[str]]]:
     return facts, curve
 
 
-def _curve(card: Path) -> dict[float, str]:
-    """Core-hours -> LPIPS and KID, if the card has both."""
-    heading, *rows = _training(card)[1]
-    if not {"core hours", *FIGURES} <= set(heading):
-        return {}
-    points = [dict(zip(heading, row, strict=True)) for row in rows]
-    return {float(point["core hours"]): " / ".join(point[name] for name in FIGURES) for point in points}
+def _curves(card: Path) -> Iterator[tuple[str, dict[float, str]]]:
+    """Name, and core-hours -> LPIPS and KID, of each training on a card that has both."""
+    again = card.read_text(encoding="utf-8").partition("## Trained again\n")[2].partition("## ")[0]
+    tables = [(card.stem, _training(card)[1]), *((f"{card.stem}, again", table) for table in _tables(again))]
+    for name, (heading, *rows) in tables:
+        if {"core hours", *FIGURES} <= set(heading):
+            points = [dict(zip(heading, row, strict=True)) for row in rows]
+            yield name, {float(p["core hours"]): " / ".join(p[figure] for figure in FIGURES) for p in points}
 
 
 def _by_hours(curves: dict[str, dict[float, str]]) -> Iterator[list[str]]:
@@ -95,6 +96,9 @@ def _tables(text: str) -> Iterator[list[list[str]]]:
 
 def main() -> int:
     """Write the page; returns the exit status."""
+    if len(sys.argv) > 1:
+        print("usage: python -m backends.training.zoo", file=sys.stderr)
+        return 2
     PAGE.write_text(page(Path()), encoding="utf-8")
     print(PAGE)
     return 0

@@ -92,6 +92,22 @@ def ldm(folders: dict[str, Path], tmp_path: Path) -> Path:
     return shutil.copytree(folders["ldm"], tmp_path / "ldm")
 
 
+PUBLISHED = {"to_q.": "query.", "to_k.": "key.", "to_v.": "value.", "to_out.0.": "proj_attn."}
+"""Attention layers of autoencoders and of UNet2DModel, and their names in the weights published in 2022."""
+
+
+def as_published(folder: Path) -> None:
+    """Rename the tensors of a folder to what publishers' files call them, which the libraries no longer write."""
+    for path in folder.rglob("*.safetensors"):
+        state = load_file(path)
+        if path.parent.name == "text_encoder":
+            state = {f"text_model.{name}": tensor for name, tensor in state.items()}
+            state["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+        for new, old in PUBLISHED.items():
+            state = {n if "transformer" in n else n.replace(f".{new}", f".{old}"): t for n, t in state.items()}
+        save_file(state, path, {"format": "pt"})
+
+
 def batch(backend: Diffusers, *seeds: int, **options: str | int) -> Batch:
     """Equal images of noise, an image a seed."""
     image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
@@ -126,6 +142,20 @@ def test_each_image_has_its_seed(folders: dict[str, Path], kind: str) -> None:
     alone = backend.upscale(batch(backend, 8), lambda *_: None)
     np.testing.assert_array_equal(together[1], alone[0])
     assert np.abs(together[0] - together[1]).max() > 1
+
+
+@pytest.mark.parametrize(("kind", "parts"), [("ldm", {"unet", "vqvae"}), ("x4", {"vae", "text_encoder"})])
+def test_names_of_published_weights_are_read(
+    folders: dict[str, Path], tmp_path: Path, kind: str, parts: set[str]
+) -> None:
+    """Under the tensor names of the weights published in 2022, the pipeline gives the same picture."""
+    folder = shutil.copytree(folders[kind], tmp_path / kind)
+    as_published(folder)
+    files = [path.relative_to(folder) for path in folder.rglob("*.safetensors")]
+    assert {f.parts[0] for f in files if load_file(folder / f).keys() != load_file(folders[kind] / f).keys()} == parts
+    now, published = (Diffusers(str(path)) for path in (folders[kind], folder))
+    pictures = (backend.upscale(batch(backend, 1), lambda *_: None) for backend in (now, published))
+    np.testing.assert_array_equal(*pictures)
 
 
 @pytest.mark.parametrize("kind", ["ldm", "x4"])

@@ -42,7 +42,7 @@ from backends.training.config import ConfigError, TrainingConfig, load_config
 from backends.training.data import batches, class_names, label_vectors, load_classes, load_images, shuffled
 from backends.training.diffusion import SR3Task, blurred, noisy, stratified_t
 from backends.training.labelled import Labelled
-from backends.training.loop import Trainer, learning_rate
+from backends.training.loop import Trainer, learning_rate, read_metadata
 from backends.training.pairs import Pairs
 from backends.training.portraits import nearest
 from backends.training.warm import start_from
@@ -173,6 +173,7 @@ def test_shipped_configs_are_valid(path: Path) -> None:
         ({"learning_rate": math.nan}, "learning_rate"),
         ({"learning_rate": math.inf}, "learning_rate"),
         ({"learnig_rate": 1.0}, "learnig_rate: there is no such field; did you mean learning_rate?"),
+        ({"validation": "utkface:faces#test"}, "validation: a test split is for measuring alone"),
         ({"network": {"kind": "unet", "chanels": 8}}, "chanels: there is no such field"),
         ({"network": {"kind": "unet", "channels": 9}}, "channels"),
         ({"network": {"kind": "unet", "multipliers": []}}, "multipliers"),
@@ -744,15 +745,28 @@ def test_a_checkpoint_without_all_moments_is_refused(folder: Path) -> None:
     """A moment of the optimiser that is missing, or of another shape, is found when the checkpoint is read."""
     train(config(steps=3))
     path = folder / "runs/training/tiny/checkpoint.safetensors"
-    tensors, name = load_file(path), "optimizer.network.0.exp_avg"
-    progress = {"step": "3", "seconds": "1", "core_seconds": "1"}
-    for changed in ({name: torch.zeros(1)}, {}):
-        save_file({k: v for k, v in tensors.items() if k != name} | changed, path, progress)
-        with pytest.raises(ConfigError, match=r"is damaged .*moments of parameter 0"):
+    tensors, metadata, name = load_file(path), read_metadata(path), "optimizer.network.0.exp_avg"
+    others = {k: v for k, v in tensors.items() if k != name}
+    without = {k: v for k, v in tensors.items() if not k.startswith("optimizer.network.0.")}
+    for changed in (others | {name: torch.zeros(1)}, others, without):
+        save_file(changed, path, metadata)
+        with pytest.raises(ConfigError, match=r"is damaged .*moments of (parameter 0|a parameter)"):
             Trainer(config(), path.parent)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "other network", "no step"])
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    "change", [{"target": "eps"}, {"validation": "parquet:faces#train"}, {"learning_rate": 0.1}], ids=str
+)
+def test_a_checkpoint_of_another_config_is_refused(change: dict[str, object]) -> None:
+    """What a network has been trained for stays the same to the end, but the number of steps may grow."""
+    train(config(steps=3))
+    with pytest.raises(ConfigError, match=f"is of another config: {next(iter(change))} differs"):
+        train(config(**change))
+    assert train(config(steps=4)).step == 4
+
+
+@pytest.mark.parametrize("damage", ["truncated", "other network", "no step", "no config"])
 def test_a_checkpoint_that_does_not_fit_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
@@ -764,12 +778,16 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
         path.write_bytes(path.read_bytes()[:-100])
     elif damage == "no step":
         path.write_bytes(path.read_bytes().replace(b'"step":', b'"stop":'))
+    elif damage == "no config":
+        tensors, metadata = load_file(path), read_metadata(path)
+        save_file(tensors, path, metadata | {"config": "[1]"})
     else:
         changes["network"] = {"kind": "unet", "channels": 16, "multipliers": [1, 2], "blocks": 1, "patch": 2}
     before = path.read_bytes()
     assert run_main(monkeypatch, command.main, write_config(folder, **changes)) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: runs/training/tiny/checkpoint.safetensors is damaged or of another network")
+    kind = "is of another config: network differs" if changes else "is damaged or of another network"
+    assert error.startswith(f"error: runs/training/tiny/checkpoint.safetensors {kind}")
     assert error.count("\n") == 1
     assert path.read_bytes() == before
 
@@ -904,7 +922,10 @@ def make_run(folder: Path) -> Path:
 
 
 def test_a_card_is_made_from_the_log(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The card holds its text, the training's figures once for each step, and a run's table."""
+    """The card holds its text, the training's figures once for each step, and a run's table.
+
+    If the model was trained again for its curve, it has that, too.
+    """
     (folder / "texts").mkdir()
     (folder / "texts" / "tiny.md").write_text("# tiny: a test\n\n√γ\n", encoding="utf-8")
     monkeypatch.setattr(card, "TEXTS", folder / "texts")
@@ -925,9 +946,12 @@ def test_a_card_is_made_from_the_log(folder: Path, monkeypatch: pytest.MonkeyPat
     assert "24 images of `utkface:x#test`" in text
     assert "| tiny | psnr | 24 | 26.12 | 25 to 27 |" in text
     assert "chain" not in text
+    assert "Trained again" not in text
+    (folder / "texts" / "tiny-again.jsonl").write_text(lines[0].replace('"images": 12', '"images": 77') + "\n")
     assert run_main(monkeypatch, card.main, path, folder / "run", "chain") == 0
     text = (folder / "backends/weights/tiny.md").read_text(encoding="utf-8")
     assert [line for line in text.splitlines() if "chain" in line] == ["| chain | kid (alexnet) | 30 | 1.5 | 1 to 2 |"]
+    assert text.partition("## Trained again\n")[2].count("\n| 77 | ") == 1
     assert run_main(monkeypatch, card.main, path, folder / "run", "none") == 2
 
 

@@ -46,20 +46,22 @@ def test_a_model_shows_its_facts_and_the_end_of_its_curve(tmp_path: Path) -> Non
 def test_curves_are_compared_at_the_same_computation(tmp_path: Path) -> None:
     """A model shows what it had reached by then, its last figures once it has ended, and a dash before its first.
 
-    A stage that begins with larger inputs has another task and no column.
+    A stage that begins with larger inputs has another task and no column; a model without such figures has those of its
+    second training.
     """
     folder = tmp_path / "backends" / "weights"
     folder.mkdir(parents=True)
     curve = "| core hours | lpips alex | kid alexnet |\n| --- | --- | --- |\n| 0.1 | 0.5 | 9 |\n| 0.45 | 0.4 | 8 |\n"
-    for name in ("tiny-16-64", "stage-32-64"):
-        (folder / f"{name}.md").write_text(CARD.partition("| images seen")[0] + curve)
+    cards = {name: CARD.partition("| images seen")[0] + curve for name in ("tiny-16-64", "stage-32-64")}
+    for name, card in (cards | {"old-16-64": f"{CARD}\n## Trained again\n\n{curve}\n## Measured\n"}).items():
+        (folder / f"{name}.md").write_text(card)
         (folder / f"{name}.safetensors").touch()
     text = page(tmp_path)
-    assert "| core-hours | tiny-16-64 |" in text
+    assert "| core-hours | old-16-64, again | tiny-16-64 |" in text
     assert [line for line in text.splitlines() if line.startswith(("| 0.05 ", "| 0.4 ", "| 0.6 "))] == [
-        "| 0.05 | – |",
-        "| 0.4 | 0.5 / 9 |",
-        "| 0.6 | 0.4 / 8 |",
+        "| 0.05 | – | – |",
+        "| 0.4 | 0.5 / 9 | 0.5 / 9 |",
+        "| 0.6 | 0.4 / 8 | 0.4 / 8 |",
     ]
 
 

@@ -1,11 +1,13 @@
 """The tables of the README: what they show of a run."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
-from benchmarks.readme import generated
+from benchmarks.readme import flips, generated, main
 
 
 def row(measure: str, value: float, **about: object) -> dict[str, Any]:
@@ -58,3 +60,27 @@ def test_without_a_class_of_enough_images_there_is_no_table_of_classes() -> None
     text = generated({"generated": sets, "classification": accuracy, "generators": pairs})
     assert len(text.splitlines()) == 3
     assert "class" not in text
+
+
+def test_flips_are_those_of_races_by_the_first_instrument() -> None:
+    """Groups of two attributes, other attributes and other instruments have no line."""
+    rate = {"backend": "sr3", "instrument": "attributes", "attribute": "race", "group": "white", "excess_n": 9}
+    rate |= {"excess": 0.204, "excess_low": 0.1, "excess_high": 0.3}
+    others = ({"group": "white x male"}, {"attribute": "gender", "group": "male"}, {"instrument": "other"})
+    rows = [rate, rate | {"backend": "srgan", "excess": 0.05}, *(rate | {"excess": 0.9} | other for other in others)]
+    lines = flips(pd.DataFrame(rows)).splitlines()
+    assert lines[0] == "| group | n | sr3 | srgan |"
+    assert lines[2:] == ["| white | 9 | 20 [10, 30] | 5 [10, 30] |"]
+
+
+def test_a_run_of_an_older_version_gets_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table that the run does not have is named."""
+    (tmp_path / "tables").mkdir()
+    pd.DataFrame({"backend": ["sr3"]}).to_parquet(tmp_path / "tables/summary.parquet")
+    monkeypatch.setattr("sys.argv", ["readme", str(tmp_path)])
+    assert main() == 2
+    error = capsys.readouterr().err
+    assert "has no table excess_flips" in error
+    assert error.count("\n") == 1
