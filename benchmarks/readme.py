@@ -64,7 +64,8 @@ def comparison(tables: dict[str, pd.DataFrame]) -> str:
     """The means of each backend, set measures, diversity and compute ratios among them, and the paired differences."""
     means = pd.concat([tables["summary"], *sampled(tables), *ratios(tables)])
     differences = tables["differences"].rename(columns={"backend": "first", "baseline": "second"})
-    both = pd.concat([differences[differences["first"] != "passthrough"], tables["pairs"]])
+    sets = tables["set_pairs"].rename(columns={"difference": "mean"})
+    both = pd.concat([differences[differences["first"] != "passthrough"], tables["pairs"], sets])
     heading = "Paired differences on the same images, first minus second:"
     return "\n\n".join([table(means, ["backend"]), heading, table(both, ["first", "second"])])
 
@@ -252,7 +253,7 @@ def crossing(rows: pd.DataFrame) -> str:
     return ", ".join([*first, f"never: {int(rows['crossing'].isna().sum())}"])
 
 
-TABLES = {"generated", "robustness", "speed", "summary", "excess_flips"}
+TABLES = {"generated", "robustness", "set_pairs", "speed", "summary", "excess_flips"}
 """Tables that every run has, by which the kind of a run is told; an audit's are empty in others."""
 
 

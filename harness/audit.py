@@ -22,7 +22,7 @@ from harness.hallucination_maps import example_rows
 from harness.plan import CLEAN
 from harness.score import BASELINE, CONTROL, group_attributes, output_path, scale_of
 from harness.scores import Float, Scores, headline, mean_interval
-from harness.set_measures import set_estimates
+from harness.set_measures import set_differences, set_estimates
 from harness.speed_tables import scenario_rows, speed_rows, untimed_rows
 from harness.stages import stage_table
 from harness.statistics import bootstrap_interval, verdict
@@ -95,6 +95,7 @@ COLUMNS = {
     "diversity": "backend samples n mean low high note",
     "best_of": "backend k n value low high",
     "sets": "backend metric n value low high note",
+    "set_pairs": "first second metric n difference low high verdict",
     "generated": "backend class network against measure n value low high status",
     "modes": "backend class sign n verdict duplicates duplicates_low duplicates_high duplicates_real vendi vendi_real "
     "recall recall_low recall_high recall_real coverage coverage_low coverage_high coverage_real "
@@ -142,6 +143,7 @@ def tables(folder: RunFolder) -> dict[str, pd.DataFrame]:
         "failures": failures,
         "diversity": diversity,
         "sets": sets,
+        "set_pairs": set_pairs,
     }
     rows = {
         **robustness.tables(scores),
@@ -385,3 +387,8 @@ def diversity(scores: Scores) -> pd.DataFrame:
 def sets(scores: Scores) -> pd.DataFrame:
     """Measures of all outputs together, against all targets, from the stored features."""
     return _frame("sets", set_estimates(scores.folder, scores.record))
+
+
+def set_pairs(scores: Scores) -> pd.DataFrame:
+    """KID of each two backends on the same images, first minus second, from the stored features."""
+    return _frame("set_pairs", set_differences(scores.folder, scores.record))

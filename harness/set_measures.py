@@ -7,6 +7,7 @@ The metrics are called `kid_NETWORK` and `fid_NETWORK`: figures of two networks 
 """
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -23,8 +24,8 @@ from harness.images import load
 from harness.label_tables import listing
 from harness.networks import BATCH, Network, open_network, title
 from harness.plan import CLEAN
-from harness.score import CONTROL, identity, stored_outputs
-from harness.statistics import jackknife
+from harness.score import BASELINE, CONTROL, identity, stored_outputs
+from harness.statistics import jackknife, verdict
 from harness.store import RunFolder, read_table, slug
 from harness.suite import Suite
 
@@ -97,10 +98,38 @@ def kid_paired(x: Float, y: Float) -> Estimate:
     where the sets do not differ, 2 var(h) / (n (n - 1)): there the jackknife's may be near 0 when the features vary in
     few directions.
     """
-    n = len(x)
+    return _paired_estimate(*_paired_sums(x, y)) if len(x) else Estimate(math.nan, math.nan, math.nan, 0)
+
+
+def kid_paired_differences(outputs: dict[str, Float], targets: Float) -> Iterator[tuple[str, str, Estimate]]:
+    """The paired KID of each two sets of outputs, that of the first minus that of the second.
+
+    Row i of all features comes from the same photo; rows that are not finite are missing, and a pair is compared on the
+    photos that both have. The difference is the mean over i != j of the differences of h_ij, a U-statistic like
+    the KID, and its interval is as that of `kid_paired`: what the photos and both sets share cancels.
+    """
+    there = {label: np.isfinite(x).all(axis=1) & np.isfinite(targets).all(axis=1) for label, x in outputs.items()}
+    filled = {label: np.where(there[label][:, None], x, 0.0) for label, x in outputs.items()}
+    paired = np.where(np.isfinite(targets), targets, 0.0)
+    pairs = list(itertools.combinations(outputs, 2))
+    rows, squares = {pair: np.zeros(len(targets)) for pair in pairs}, dict.fromkeys(pairs, 0.0)
+    for block in _blocks(len(targets)):
+        terms = {label: paired_terms(x, paired, block) for label, x in filled.items()}
+        for first, second in pairs:
+            both = there[first] & there[second]
+            h = (terms[first] - terms[second]) * both[block, None] * both
+            rows[first, second][block] = h.sum(axis=1)
+            squares[first, second] += float(np.square(h).sum())
+    for first, second in pairs:
+        both = there[first] & there[second]
+        yield first, second, _paired_estimate(rows[first, second][both], squares[first, second])
+
+
+def _paired_estimate(rows: Float, squares: float) -> Estimate:
+    """The mean of h_ij over i != j with its interval, from the sums over j and that of all squares."""
+    n = len(rows)
     if n < 4:
         return Estimate(math.nan, math.nan, math.nan, n)
-    rows, squares = _paired_sums(x, y)
     pairs = n * (n - 1)
     value = float(rows.sum() / pairs)
     left_out = (rows.sum() - 2 * rows) / ((n - 1) * (n - 2))
@@ -247,6 +276,26 @@ def set_estimates(folder: RunFolder, record: dict[str, Any]) -> list[dict[str, A
             targets = _read_features(stored[CONTROL])
             found = {label: _estimate(metric, _read_features(path), targets) for label, path in stored.items()}
             rows += [{"backend": label, "metric": metric} | figures for label, figures in found.items()]
+    return rows
+
+
+def set_differences(folder: RunFolder, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The KID of each two backends, first minus second, on the photos that both have, from the stored features.
+
+    The control arm is left out: its KID is 0. The baseline comes last.
+    """
+    rows = []
+    for metric, about in _measures(record).items():
+        stored = {b["label"]: path for b in record["backends"] if (path := _feature_file(folder, b, about)).exists()}
+        if metric.startswith("kid_") and CONTROL in stored:
+            targets = _read_features(stored.pop(CONTROL))
+            labels = sorted(stored, key=lambda label: label == BASELINE)
+            outputs = {label: _read_features(stored[label]).reindex(targets.index) for label in labels}
+            features = {label: frame.to_numpy(float) for label, frame in outputs.items()}
+            for first, second, found in kid_paired_differences(features, targets.to_numpy(float)):
+                who = {"first": first, "second": second, "metric": metric, "n": found.n}
+                word = verdict(found.low, found.high, higher_is_better=False)
+                rows.append(who | {"difference": found.value, "low": found.low, "high": found.high, "verdict": word})
     return rows
 
 

@@ -68,6 +68,7 @@ ABSENT: dict[str, str] = {
     "diversity": "the suite asks for no diversity, or it has not run",
     "best_of": "the suite asks for no diversity, or there is no ground truth",
     "sets": "the suite lists no measures of sets, or they have not run",
+    "set_pairs": "the suite does not list KID, or fewer than two backends could be compared by it",
     "generated": NO_GENERATION,
     "modes": NO_GENERATION,
     "classification": "the suite asks for no classification accuracy, or no class has images on all sides",

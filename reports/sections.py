@@ -72,9 +72,15 @@ def _comparison(run: Run) -> Section:
     if controls:
         lead.append(f"{names(controls)}: control arms, run through the same instruments and not ranked.")
     tables = [
-        t for t in (_summary(run), _differences(run), _pairs(run), _diversity(run), _best_of(run), _sets(run)) if t.rows
+        t
+        for t in (
+            *(_summary(run), _differences(run), _pairs(run)),
+            *(_diversity(run), _best_of(run), _sets(run), _set_pairs(run)),
+        )
+        if t.rows
     ]
-    absent = not_measured(run, "summary", "differences", "pairs", "diversity", "best_of", "sets", "samples")
+    measured = ("summary", "differences", "pairs", "diversity", "best_of", "sets", "set_pairs", "samples")
+    absent = not_measured(run, *measured)
     return Section("comparison", "Comparison", lead, tables, absent)
 
 
@@ -148,6 +154,13 @@ def _sets(run: Run) -> Table:
     return Table("All outputs together against all targets, by the features of a network", columns, rows, "sets")
 
 
+def _set_pairs(run: Run) -> Table:
+    frame = run.table("set_pairs").rename(columns={"difference": "mean"})
+    rows = [row for metric in run.metrics("set_pairs") for row in _pair_rows(run, frame[frame["metric"] == metric])]
+    caption = "Differences between backends of all outputs together, on the same images"
+    return Table(caption, PAIR_COLUMNS, rows, "set_pairs", folded=len(rows) > 12)
+
+
 def _with_power(how: Format, row: "pd.Series[Any]") -> str:
     return f"{how.interval(row['value'], row['low'], row['high'])} {how.power}"
 
@@ -190,28 +203,37 @@ def _difference(row: "pd.Series[Any] | None", how: Format) -> Cell:
 
 def _pairs(run: Run) -> Table:
     frame = run.table("pairs")
-    rows = []
-    for metric in run.metrics("pairs"):
-        mine = frame[frame["metric"] == metric]
-        how = spread(mine)
-        rows += [
-            [
-                Cell(f"{row['first']} − {row['second']}"),
-                Cell(f"{run.title(metric)} {how.power}".strip()),
-                number_cell(count(row["n"])),
-                number_cell(how.interval(row["mean"], row["low"], row["high"], signed=True)),
-                Cell(_verdict(row)),
-            ]
-            for _, row in mine.iterrows()
+    rows = [row for metric in run.metrics("pairs") for row in _pair_rows(run, frame[frame["metric"] == metric])]
+    caption = "Paired differences between the compared backends"
+    return Table(caption, PAIR_COLUMNS, rows, "pairs", folded=len(rows) > 12)
+
+
+PAIR_COLUMNS = [
+    Column("Pair"),
+    Column("Metric", wide=True),
+    Column("n"),
+    Column("Difference"),
+    Column("Verdict", wide=True),
+]
+
+
+def _pair_rows(run: Run, rows: pd.DataFrame) -> list[list[Cell]]:
+    """The rows of one metric."""
+    how = spread(rows)
+    return [
+        [
+            Cell(f"{row['first']} − {row['second']}"),
+            Cell(f"{run.title(row['metric'])} {how.power}".strip()),
+            number_cell(count(row["n"])),
+            number_cell(NOTHING if math.isnan(row["mean"]) else _signed(how, row)),
+            Cell(_verdict(row)),
         ]
-    columns = [
-        Column("Pair"),
-        Column("Metric", wide=True),
-        Column("n"),
-        Column("Difference"),
-        Column("Verdict", wide=True),
+        for _, row in rows.iterrows()
     ]
-    return Table("Paired differences between the compared backends", columns, rows, "pairs", folded=len(rows) > 12)
+
+
+def _signed(how: Format, row: "pd.Series[Any]") -> str:
+    return how.interval(row["mean"], row["low"], row["high"], signed=True)
 
 
 def _verdict(row: "pd.Series[Any]") -> str:

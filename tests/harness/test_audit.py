@@ -567,7 +567,18 @@ def test_a_run_without_rows_has_every_table_and_column(backends: list[dict[str, 
 
 
 FROM_READINGS = {
-    *("sets", "flips", "excess_flips", "parity", "posterior", "reliability", "perceptual", "verification", "indices"),
+    *(
+        "sets",
+        "set_pairs",
+        "flips",
+        "excess_flips",
+        "parity",
+        "posterior",
+        "reliability",
+        "perceptual",
+        "verification",
+        "indices",
+    ),
     *("seeds", "probes", "instruments", "disagreement", "unread"),
     *("hallucination", "hallucinated", "preservation", "uncertainty", "explanations", "diffusion_index", "maps"),
     *("attacks", "best_of", "generated", "modes", "classification", "drawn", "generators", "stages"),

@@ -350,7 +350,7 @@ def test_a_described_network_measures_sets(
     networks = describe_tint(tmp_path, write_graph, "{tint: [red, green, blue], light: 1}")
     Image.fromarray(np.zeros((48, 48, 3), np.uint8)).save(photos / "black.png")
     suite, out = suite_file(networks=networks, set_metrics="[kid_tint, fid_tint]"), tmp_path / "run"
-    done = harness(*run_arguments(suite, photos, out, "bicubic"))
+    done = harness(*run_arguments(suite, photos, out, "bicubic", "nearest"))
     assert done.returncode == 0, done.stderr
     table = pd.read_parquet(out / "tables/sets.parquet").set_index(["backend", "metric"])
     assert set(table["n"]) == {70}
@@ -358,6 +358,9 @@ def test_a_described_network_measures_sets(
     values = table["value"]
     assert values["passthrough", "kid_tint"] == pytest.approx(0, abs=1e-12)
     assert values["bicubic", "fid_tint"] > 0
+    (pair,) = pd.read_parquet(out / "tables/set_pairs.parquet").to_dict("records")
+    assert (pair["first"], pair["second"], pair["metric"], pair["n"]) == ("nearest", "bicubic", "kid_tint", 70)
+    assert pair["difference"] == pytest.approx(values["nearest", "kid_tint"] - values["bicubic", "kid_tint"])
     report = (out / "report.md").read_text()
     assert "KID (tint features)" in report
     assert "features: ONNX tint.onnx sha256" in report

@@ -11,7 +11,7 @@ from harness.datasets import limit, open_dataset
 from harness.degrade import make_target
 from harness.errors import WeightsError
 from harness.networks import open_network
-from harness.set_measures import BLOCK, Float, fid, kid, kid_difference, kid_paired
+from harness.set_measures import BLOCK, Float, fid, kid, kid_difference, kid_paired, kid_paired_differences
 from harness.suite import NETWORKS
 
 
@@ -46,6 +46,36 @@ def test_two_sets_are_compared_against_the_same_images() -> None:
     assert found.value == pytest.approx(kid(x, real).value - kid(y, real).value)
     assert sum(covered) >= 90
     assert sum(told) >= 90
+
+
+def test_paired_sets_are_compared_on_the_same_photos() -> None:
+    """Two paired KIDs differ by the difference of the two, over the photos that both have, across blocks."""
+    rng = np.random.default_rng(7)
+    targets = rng.normal(size=(BLOCK + 20, 4))
+    outputs = {name: targets + rng.normal(0, spread, targets.shape) for name, spread in (("a", 0.4), ("b", 0.1))}
+    outputs["a"][3], outputs["b"][BLOCK + 1], targets[9] = np.nan, np.nan, np.nan
+    ((first, second, found),) = kid_paired_differences(outputs, targets)
+    both = np.delete(np.arange(len(targets)), [3, 9, BLOCK + 1])
+    a, b = (kid_paired(outputs[name][both], targets[both]).value for name in "ab")
+    assert (first, second, found.n) == ("a", "b", len(both))
+    assert found.value == pytest.approx(a - b, rel=1e-9)
+    assert 0 < found.low < found.value < found.high
+
+
+def test_intervals_of_paired_differences_cover() -> None:
+    """They cover none about as often as they say, and are mostly narrower than those of the two KIDs."""
+    rng = np.random.default_rng(8)
+    covered, narrower = [], []
+    for _ in range(100):
+        targets = rng.normal(size=(80, 4))
+        shared = targets + rng.normal(0.3, 0.3, targets.shape)
+        outputs = {name: shared + rng.normal(0, 0.2, targets.shape) for name in "ab"}
+        ((_, _, found),) = kid_paired_differences(outputs, targets)
+        covered.append(found.low <= 0 <= found.high)
+        alone = kid_paired(outputs["a"], targets)
+        narrower.append(found.high - found.low < alone.high - alone.low)
+    assert sum(covered) >= 90
+    assert sum(narrower) >= 90
 
 
 def test_pairing_is_allowed_for() -> None:
