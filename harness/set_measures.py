@@ -108,7 +108,8 @@ def kid_paired_differences(outputs: dict[str, Float], targets: Float) -> Iterato
     photos that both have. The difference is the mean over i != j of the differences of h_ij, a U-statistic like
     the KID, and its interval is as that of `kid_paired`: what the photos and both sets share cancels.
     """
-    there = {label: np.isfinite(x).all(axis=1) & np.isfinite(targets).all(axis=1) for label, x in outputs.items()}
+    usable = np.isfinite(targets).all(axis=1)
+    there = {label: np.asarray(np.isfinite(x).all(axis=1) & usable) for label, x in outputs.items()}
     filled = {label: np.where(there[label][:, None], x, 0.0) for label, x in outputs.items()}
     paired = np.where(np.isfinite(targets), targets, 0.0)
     pairs = list(itertools.combinations(outputs, 2))

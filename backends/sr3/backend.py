@@ -29,6 +29,7 @@ SAMPLERS = ("ddim", "dpm++2m", "ancestral")
 OF_STEPS = (
     Option("steps", 16, "network evaluations for each image", minimum=1, maximum=1000),
     Option("sampler", "ddim", "ddim, dpm++2m: deterministic; ancestral: the paper's", choices=SAMPLERS),
+    Option("schedule", 1.0, "power of the steps' times; 1: equal steps, 2: short last ones", minimum=0.25, maximum=2.0),
 )
 """The options of a model of several steps."""
 TELLING = {"gamma", "classes", "augmentation", "tile"}
@@ -179,7 +180,7 @@ def on_step(device: Device, progress: Progress, options: Options) -> Callable[[i
 
 def sample(denoise: Denoiser, noise: Noise, options: Options, first: float, report: Callable[[int], None]) -> Tensor:
     """y_0 by the steps and the sampler that the options ask for, from noise at the level gamma = `first`."""
-    levels = diffusion.gammas(int(options["steps"]), first)
+    levels = diffusion.gammas(int(options["steps"]), first, float(options["schedule"]))
     if options["sampler"] == "ancestral":
         return diffusion.ancestral(denoise, noise(), levels, report, noise)
     solve = diffusion.ddim if options["sampler"] == "ddim" else diffusion.dpm_solver

@@ -50,10 +50,14 @@ def from_v(y_t: Tensor, v: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
     return g.sqrt() * y_t - (1 - g).sqrt() * v, (1 - g).sqrt() * y_t + g.sqrt() * v
 
 
-def gammas(steps: int, first: float = 0.0) -> list[float]:
-    """Gamma at the ends of `steps` equal intervals of the cosine schedule's t, from gamma = `first` up to 1."""
+def gammas(steps: int, first: float = 0.0, power: float = 1.0) -> list[float]:
+    """Gamma before the first of `steps` steps and after each, from `first` up to 1.
+
+    The times of the cosine schedule are in proportion to (1 - i / steps)^power: of equal intervals for 1; a larger
+    power takes shorter steps where little noise is left.
+    """
     t = math.acos(math.sqrt(first))
-    values = [math.cos(t * (1 - i / steps)) ** 2 for i in range(steps + 1)]
+    values = [math.cos(t * (1 - i / steps) ** power) ** 2 for i in range(steps + 1)]
     return [first, *values[1:-1], 1.0]
 
 

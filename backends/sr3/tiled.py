@@ -68,7 +68,7 @@ class SR3Tiled:
             minimum=low,
             maximum=LARGEST,
             domain_minimum=low,
-            options=(STEPS, sr3.OF_STEPS[1], _tile_option(tile, 4 * self.multiple), BACK_PROJECTIONS),
+            options=(STEPS, *sr3.OF_STEPS[1:], _tile_option(tile, 4 * self.multiple), BACK_PROJECTIONS),
             device=self.device.name,
             precision=self.device.precision,
             max_batch=4,

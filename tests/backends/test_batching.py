@@ -112,7 +112,7 @@ def held() -> Iterator[Callable[[Backend], Served]]:
 
 def alone(model: SR3, numbers: Sequence[int]) -> NDArray[np.uint8]:
     """What the model makes of images one by one."""
-    options: dict[str, Value] = {"steps": 16, "sampler": "ddim"}
+    options: dict[str, Value] = {"steps": 16, "sampler": "ddim", "schedule": 1.0}
     batches = [Batch(PIXELS[i : i + 1], 4, ("x",), (i,), options, (None,), (None,)) for i in numbers]
     outputs = [model.upscale(batch, lambda _done, _total: None) for batch in batches]
     return to_uint8(np.concatenate(outputs).astype(np.float64))

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAMES = ["red", "green", "blue"]
 TINY: dict[str, Any] = {"channels": 16, "multipliers": [1, 2], "blocks": 1, "labels": len(NAMES)}
-OPTIONS: dict[str, Value] = {"steps": 3, "sampler": "ddim"}
+OPTIONS: dict[str, Value] = {"steps": 3, "sampler": "ddim", "schedule": 1.0}
 
 
 def ignore(*_: object) -> None:

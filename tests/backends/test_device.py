@@ -19,6 +19,7 @@ from backends.device import Device, Packed
 from backends.sr3.backend import SR3
 from harness.contract import check
 from harness.plan import parse_backend
+from protos.values import Value
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -38,7 +39,8 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="for machines with
 
 def request(images: int = 2, sampler: str = "ddim") -> Batch:
     """The first test images, in four steps."""
-    return Batch(PIXELS[:images], 4, ("a", "b")[:images], (1, 2)[:images], {"steps": 4, "sampler": sampler})
+    options: dict[str, Value] = {"steps": 4, "sampler": sampler, "schedule": 1.0}
+    return Batch(PIXELS[:images], 4, ("a", "b")[:images], (1, 2)[:images], options)
 
 
 def upscale(model: SR3, images: int = 2) -> NDArray[np.floating]:

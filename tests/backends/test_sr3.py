@@ -64,10 +64,11 @@ def test_each_image_has_its_own_noise_level() -> None:
     torch.testing.assert_close(y_t, torch.stack([y0[0], eps[1]]))
 
 
+@pytest.mark.parametrize("power", [0.25, 1, 2])
 @pytest.mark.parametrize("steps", [1, 2, 3, 8, 1000])
-def test_gammas_ascend_from_exactly_0_to_exactly_1(steps: int) -> None:
-    """The schedule has no signal at its start and no noise at its end, whatever the number of steps."""
-    levels = diffusion.gammas(steps)
+def test_gammas_ascend_from_exactly_0_to_exactly_1(steps: int, power: float) -> None:
+    """The schedule has no signal at its start and no noise at its end, whatever the number of steps and their power."""
+    levels = diffusion.gammas(steps, power=power)
     assert len(levels) == steps + 1
     assert (levels[0], levels[-1]) == (0.0, 1.0)
     assert all(np.diff(levels) > 0)
@@ -77,6 +78,8 @@ def test_training_and_sampling_use_the_same_schedule() -> None:
     """`gammas` are the values of `cosine_gamma` at equally spaced times."""
     expected = diffusion.cosine_gamma(torch.linspace(1, 0, 9, dtype=torch.float64))
     np.testing.assert_allclose(diffusion.gammas(8), expected, atol=1e-12)
+    squared = diffusion.cosine_gamma(torch.linspace(1, 0, 9, dtype=torch.float64) ** 2)
+    np.testing.assert_allclose(diffusion.gammas(8, power=2), squared, atol=1e-12)
 
 
 # Samplers, with the exact denoiser of pixels from N(MEAN, STD^2)
@@ -92,22 +95,23 @@ def exact(y: Tensor, gamma: Tensor) -> Tensor:
 SOLVERS = {"ddim": diffusion.ddim, "dpm++2m": diffusion.dpm_solver}
 
 
-def sample(sampler: str, steps: int) -> Tensor:
+def sample(sampler: str, steps: int, power: float = 1.0) -> Tensor:
     """24 576 values drawn by a sampler."""
     y = normal(0, 2, 3, 64, 64)
-    levels = diffusion.gammas(steps)
+    levels = diffusion.gammas(steps, power=power)
     if sampler == "ancestral":
         rng = torch.Generator().manual_seed(1)
         return diffusion.ancestral(exact, y, levels, ignore, lambda: torch.randn(y.shape, generator=rng))
     return SOLVERS[sampler](exact, y, levels, ignore)
 
 
+@pytest.mark.parametrize("power", [0.5, 1, 2])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_many_steps_draw_from_the_data_distribution(sampler: str) -> None:
-    """Mean and standard deviation are the data's, and more steps come nearer than few."""
-    many, few = sample(sampler, 400), sample(sampler, 4)
+def test_many_steps_draw_from_the_data_distribution(sampler: str, power: float) -> None:
+    """Mean and standard deviation are the data's by any schedule, and more steps come nearer than few."""
+    many, few = sample(sampler, 400, power), sample(sampler, 4, power)
     assert float(many.mean()) == pytest.approx(MEAN, abs=0.01)
-    assert float(many.std()) == pytest.approx(STD, rel=0.015)
+    assert float(many.std()) == pytest.approx(STD, rel=0.025)
     assert abs(float(many.std()) - STD) < abs(float(few.std()) - STD)
 
 
@@ -450,7 +454,7 @@ def faces(data_root: Path) -> Images:
 def request(images: Images, seeds: range | None = None, **options: str | int) -> Batch:
     """A request with the default options."""
     n = len(images)
-    settings: dict[str, Value] = {"steps": 8, "sampler": "ddim", **options}
+    settings: dict[str, Value] = {"steps": 8, "sampler": "ddim", "schedule": 1.0, **options}
     return Batch(images, 4, ids=("x",) * n, seeds=tuple(seeds or range(n)), options=settings)
 
 

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIZES: dict[str, Any] = {"c_in": 6, "channels": 8, "multipliers": [1, 2], "blocks": 1, "patch": 2}
 TILE, MULTIPLE = 16, 4
-OPTIONS: dict[str, Any] = {"steps": 2, "sampler": "ddim", "tile": TILE, "back_projections": 0}
+OPTIONS: dict[str, Any] = {"steps": 2, "sampler": "ddim", "schedule": 1.0, "tile": TILE, "back_projections": 0}
 
 
 def ignore(*_: object) -> None:
@@ -218,7 +218,7 @@ def test_weights_for_whole_images_are_refused(weights: Path, backend: SR3Tiled) 
         SR3Tiled("sr3-16-64")
     with pytest.raises(ValueError, match="it has tile"):
         SR3(str(weights))
-    assert backend.description.options[2].default == TILE
+    assert backend.description.options[3].default == TILE
 
 
 # Over the wire

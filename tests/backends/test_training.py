@@ -358,7 +358,7 @@ def test_the_backend_serves_what_was_trained(monkeypatch: pytest.MonkeyPatch, ta
     images = trainer.task.pairs.images[:2]
     low = np.stack([to_uint8(resize(image.astype(np.float64), 4, 4)) for image in images])
     ours = backend.SR3(weights="tiny")
-    options: dict[str, Value] = {"steps": 8, "sampler": "ddim"}
+    options: dict[str, Value] = {"steps": 8, "sampler": "ddim", "schedule": 1.0}
     outputs = ours.upscale(Batch(low, 4, ("a", "b"), (1, 1), options), lambda _done, _total: None)
     with torch.no_grad():
         drawn = [
@@ -606,7 +606,7 @@ def test_the_backend_serves_the_trained_base() -> None:
     trainer = train(settings)
     ours = CDMBase(str(card.export(settings, *trainer.task.export())))
     place = ours.description.classes.index("asian female")
-    options: dict[str, Value] = {"steps": cdm.STEPS, "sampler": "dpm++2m"}
+    options: dict[str, Value] = {"steps": cdm.STEPS, "sampler": "dpm++2m", "schedule": 1.0}
     made = ours.generate(SampleBatch(16, ("a",), (1,), options, (place,)), lambda _done, _total: None)
     assert isinstance(trainer.task, cdm.CDMBaseTask)
     labels = trainer.task.data.one_hot(torch.tensor([place]))
@@ -626,7 +626,7 @@ def test_the_backend_serves_the_trained_stage(augmentation: float) -> None:
     task = trainer.task
     first = task.data.photos(torch.tensor([0]))
     low = ((task.resizer.down(first) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)
-    options: dict[str, Value] = {"steps": cdm.STEPS, "sampler": "dpm++2m"}
+    options: dict[str, Value] = {"steps": cdm.STEPS, "sampler": "dpm++2m", "schedule": 1.0}
     place = int(task.data.held_out_classes[0])
     given = Batch(low, 4, ("a",), (1,), options, (place,), (None,))
     made = ours.upscale(given, lambda _done, _total: None)
