@@ -187,11 +187,15 @@ def _measured(run: Path, backend: str) -> str:
 
 
 def _figures(tables: Path) -> pd.DataFrame:
-    """Scores of upscaled images, and measures of generated ones, all classes together, against those of the test."""
-    summary, generated = (pd.read_parquet(tables / f"{name}.parquet") for name in ("summary", "generated"))
+    """Scores and sets of upscaled images, and measures of generated ones, all classes together, against the test's."""
+    summary, sets, generated = (
+        pd.read_parquet(tables / f"{name}.parquet") for name in ("summary", "sets", "generated")
+    )
     generated = generated.query("against in ('test', '') and `class` == 'all' and status == 'ok'")
     names = (generated["measure"] + " (" + generated["network"] + ")").str.removesuffix(" ()")
-    return pd.concat([summary, generated.assign(metric=names, mean=generated["value"])])
+    return pd.concat(
+        [summary, sets.rename(columns={"value": "mean"}), generated.assign(metric=names, mean=generated["value"])]
+    )
 
 
 def _cell(text: str) -> str:

@@ -914,6 +914,8 @@ def make_run(folder: Path) -> Path:
     (run / "run.json").write_text(json.dumps(record))
     rows = [{"backend": "tiny", "metric": "psnr", "n": 24, "mean": 26.1234, "low": 25.0, "high": 27.0}]
     pd.DataFrame(rows).to_parquet(run / "tables" / "summary.parquet")
+    sets = [{"backend": "tiny", "metric": "kid_alexnet", "n": 23, "value": 1.25, "low": 1.0, "high": 1.5, "note": ""}]
+    pd.DataFrame(sets).to_parquet(run / "tables" / "sets.parquet")
     made = {"backend": "chain", "network": "alexnet", "measure": "kid", "n": 30, "value": 1.5, "low": 1.0, "high": 2.0}
     kinds = [("all", "test", "ok"), ("red", "test", "ok"), ("all", "training", "ok"), ("all", "test", "insufficient")]
     generated = [made | dict(zip(("class", "against", "status"), kind, strict=True)) for kind in kinds]
@@ -945,6 +947,7 @@ def test_a_card_is_made_from_the_log(folder: Path, monkeypatch: pytest.MonkeyPat
     assert f"{json.loads(lines[1])['validation_loss']:.4f}" in text
     assert "24 images of `utkface:x#test`" in text
     assert "| tiny | psnr | 24 | 26.12 | 25 to 27 |" in text
+    assert "| tiny | kid_alexnet | 23 | 1.25 | 1 to 1.5 |" in text
     assert "chain" not in text
     assert "Trained again" not in text
     (folder / "texts" / "tiny-again.jsonl").write_text(lines[0].replace('"images": 12', '"images": 77') + "\n")
