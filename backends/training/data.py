@@ -75,8 +75,7 @@ def _cached(dataset: Dataset, recipe: str, make: Callable[[], NDArray[np.uint8]]
     cache = Path(".cache/training") / f"{key}.npy"
     images = read_array(cache)
     if images is None:
-        images = make()
-        write_array(cache, images)
+        images = write_array(cache, make())
     return images
 
 
@@ -89,13 +88,18 @@ def read_array(path: Path) -> NDArray[np.uint8] | None:
     return array
 
 
-def write_array(path: Path, array: NDArray[np.uint8]) -> None:
-    """Write a file whole, also while another training writes the same one."""
+def write_array(path: Path, array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Write a file whole, also while another training writes the same one; returns the array as it will be read.
+
+    Its layout in memory is that of the file, for that decides the last bits of what is computed with it.
+    """
+    array = np.ascontiguousarray(array)
     path.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=path.parent) as folder:
         partial = Path(folder) / path.name
         np.save(partial, array)
         partial.rename(path)
+    return array
 
 
 def choose_races(spec: str, counts: dict[str, int], seed: int) -> NDArray[np.intp]:

@@ -112,8 +112,7 @@ def draw_samples(teacher: Teacher, pairs: Pairs, noises: int) -> NDArray[np.uint
         path = folder / f"{start:06d}.npy"
         samples = read_array(path)
         if samples is None:
-            samples = _draw_part(teacher, pairs, noises, start)
-            write_array(path, samples)
+            samples = write_array(path, _draw_part(teacher, pairs, noises, start))
             drawn += 1
             left = (len(pairs.images) - start - PART) / PART * (time.monotonic() - begun) / drawn / 60
             print(
