@@ -12,21 +12,28 @@ from harness.errors import one_line
 
 
 class ConfigError(Exception):
-    """A training config is missing, is not YAML, has a wrong field, or does not fit its data or checkpoint."""
+    """A training config is missing, not YAML, has a wrong field, does not fit its data or checkpoint, or diverges."""
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Width = Annotated[int, Field(ge=1, le=1024)]
+Blocks = Annotated[int, Field(ge=1, le=64)]
+Multiplier = Annotated[int, Field(ge=1, le=64)]
+Patch = Annotated[int, Field(ge=1, le=16)]
+"""Sizes of networks, none above `backends.checkpoint.LARGEST`: a larger one could be trained, but not be loaded."""
+
+
 class UNet(_Strict):
     """Size of the U-Net (see `backends.sr3.unet.UNet`)."""
 
     kind: Literal["unet"] = "unet"
-    channels: int = Field(default=64, ge=8, multiple_of=8)
-    multipliers: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 2, 2), min_length=1, max_length=8)
-    blocks: int = Field(default=2, ge=1)
-    patch: int = Field(default=4, ge=1)
+    channels: Width = Field(default=64, ge=8, multiple_of=8)
+    multipliers: tuple[Multiplier, ...] = Field(default=(1, 2, 2), min_length=1, max_length=8)
+    blocks: Blocks = 2
+    patch: Patch = 4
     input_skip: int = Field(default=0, ge=0, le=1)
 
     @property
@@ -39,8 +46,8 @@ class SRResNet(_Strict):
     """Size of SRGAN's generator (see `backends.gan.networks.SRResNet`)."""
 
     kind: Literal["srresnet"]
-    channels: int = Field(default=64, ge=1)
-    blocks: int = Field(default=16, ge=1)
+    channels: Width = 64
+    blocks: Blocks = 16
     multiple: ClassVar[int] = 1
 
 
@@ -48,9 +55,9 @@ class RRDB(_Strict):
     """Size of ESRGAN's generator (see `backends.gan.networks.RRDBNet`)."""
 
     kind: Literal["rrdb"]
-    channels: int = Field(default=64, ge=1)
-    growth: int = Field(default=32, ge=1)
-    blocks: int = Field(default=6, ge=1)
+    channels: Width = 64
+    growth: int = Field(default=32, ge=1, le=256)
+    blocks: Blocks = 6
     multiple: ClassVar[int] = 1
 
 
@@ -58,11 +65,11 @@ class BigGAN(_Strict):
     """Size of BigGAN's generator (see `backends.biggan.networks.Generator`)."""
 
     kind: Literal["biggan"]
-    channels: int = Field(default=32, ge=1)
-    multipliers: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(8, 4, 2), min_length=1, max_length=6)
-    latent: int = Field(default=20, ge=1)
-    embedding: int = Field(default=64, ge=1)
-    patch: int = Field(default=2, ge=1)
+    channels: Width = 32
+    multipliers: tuple[Multiplier, ...] = Field(default=(8, 4, 2), min_length=1, max_length=6)
+    latent: int = Field(default=20, ge=1, le=256)
+    embedding: Width = 64
+    patch: Patch = 2
 
     @property
     def multiple(self) -> int:
@@ -105,7 +112,7 @@ class Distillation(_Strict):
     """
 
     teacher: str = Field(pattern=r"^[a-z0-9-]+$")
-    noises: int = Field(default=2, ge=2)
+    noises: int = Field(default=2, ge=2, le=100)
     sampler_steps: int = Field(default=8, ge=1, le=1000)
     level: float = Field(default=0.65, gt=0, le=1)
     pretrain: int = Field(ge=0)
@@ -141,6 +148,7 @@ NETWORKS: dict[Task, tuple[str, ...]] = {
 }
 """The kinds of network that each task can train."""
 
+ENLARGING: tuple[Task, ...] = ("sr3", "regression", "gan", "student", "cdm-sr")
 OF_CLASSES: tuple[Task, ...] = ("cdm-base", "cdm-sr", "biggan")
 FIELDS: dict[str, tuple[Task, ...]] = {
     "target": ("sr3",),
@@ -198,7 +206,7 @@ class TrainingConfig(_Strict):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     warmup: int = Field(default=200, ge=1)
     ema: float = Field(default=0.999, gt=0, lt=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     checkpoint_every: int = Field(default=500, ge=1)
 
     @field_validator("train", "validation")
@@ -231,6 +239,15 @@ class TrainingConfig(_Strict):
             raise PydanticCustomError("size", f"high must be a multiple of {4 * multiple}: a crop is a tile of a photo")
         if self.level > self.augmentation:
             raise PydanticCustomError("level", f"level must not be above augmentation, {self.augmentation:g}")
+        return self
+
+    @model_validator(mode="after")
+    def _factor_fits(self) -> Self:
+        factor = self.high // self.low
+        if self.task in ENLARGING and factor == 1:
+            raise PydanticCustomError("size", f"high must be above low, {self.low}: the task {self.task} enlarges")
+        if self.task == "gan" and factor not in (2, 4, 8, 16):
+            raise PydanticCustomError("size", f"high / low is {factor}: the task gan enlarges by 2, 4, 8 or 16")
         return self
 
     @model_validator(mode="after")

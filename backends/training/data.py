@@ -4,6 +4,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -72,13 +73,33 @@ def _cached(dataset: Dataset, recipe: str, make: Callable[[], NDArray[np.uint8]]
     """What `make` makes of a dataset, kept in a file that is named after the dataset's hash and the recipe."""
     key = hashlib.sha256(f"{dataset_hash(dataset)}{recipe}".encode()).hexdigest()[:16]
     cache = Path(".cache/training") / f"{key}.npy"
-    if not cache.exists():
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        partial = cache.with_name(cache.name + ".part.npy")
-        np.save(partial, make())
-        partial.rename(cache)
-    loaded: NDArray[np.uint8] = np.load(cache)
-    return loaded
+    images = read_array(cache)
+    if images is None:
+        images = write_array(cache, make())
+    return images
+
+
+def read_array(path: Path) -> NDArray[np.uint8] | None:
+    """The array of a file; None where that is missing or damaged."""
+    try:
+        array: NDArray[np.uint8] = np.load(path)
+    except (FileNotFoundError, EOFError, ValueError):
+        return None
+    return array
+
+
+def write_array(path: Path, array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Write a file whole, also while another training writes the same one; returns the array as it will be read.
+
+    Its layout in memory is that of the file, for that decides the last bits of what is computed with it.
+    """
+    array = np.ascontiguousarray(array)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        np.save(partial, array)
+        partial.rename(path)
+    return array
 
 
 def choose_races(spec: str, counts: dict[str, int], seed: int) -> NDArray[np.intp]:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from backends.checkpoint import MAX_BYTES
 from backends.training import warm
 from backends.training.config import ConfigError, TrainingConfig
 from backends.training.data import batches
@@ -34,8 +35,8 @@ class Trainer:
     """One training run in the folder `runs/training/NAME`: `train()` continues where the last one stopped.
 
     Raises:
-        ConfigError: the images are fewer than a batch, the weights to start from do not fit, or the folder's checkpoint
-            is damaged, of another network or of another config.
+        ConfigError: the images are fewer than a batch, the weights to start from do not fit, the network is too large
+            to be loaded, or the folder's checkpoint is damaged, of another network or of another config.
         DatasetError: the data set is not there.
     """
 
@@ -50,6 +51,9 @@ class Trainer:
         if config.start:
             warm.start(self.task.parts["network"], config.start)
         self.parts = {name: part.to(memory_format=torch.channels_last) for name, part in self.task.parts.items()}
+        size = 2 * sum(parameter.numel() for parameter in self.parts["network"].parameters())
+        if size > MAX_BYTES:
+            raise ConfigError(f"{config.name}: network: {size} bytes of weights; at most {MAX_BYTES} can be loaded")
         self.average = copy.deepcopy(self.parts["network"]).eval().requires_grad_(requires_grad=False)
         self.optimizers = {
             name: torch.optim.AdamW(
@@ -79,18 +83,26 @@ class Trainer:
         rng = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
         values = {}
         for name, loss in self.task.losses(step, indices, rng):
-            self._update(self.optimizers[name], loss, self.config.rate(name) * learning_rate(self.config, step))
+            rate = self.config.rate(name) * learning_rate(self.config, step)
+            norm = self._update(self.optimizers[name], loss, rate)
             values[name] = float(loss.detach())
+            if not math.isfinite(values[name] + norm):
+                raise ConfigError(
+                    f"{self.config.name}: step {step + 1}: the loss of {name} or its gradient is not finite; the last "
+                    "checkpoint is kept: lower the learning rate and start anew"
+                )
         self._update_average(step)
         return values
 
-    def _update(self, optimizer: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> None:
+    def _update(self, optimizer: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> float:
+        """One step of the optimiser; returns the norm of the gradient before it was clipped."""
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
+        norm = nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
         optimizer.step()
+        return float(norm)
 
     @torch.no_grad()
     def _update_average(self, step: int) -> None:

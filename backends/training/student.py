@@ -30,6 +30,7 @@ from backends.pixels import to_model
 from backends.sr3.diffusion import cosine_gamma, dpm_solver, gammas, one_step
 from backends.sr3.unet import UNet
 from backends.training.config import ConfigError, Distillation, TrainingConfig
+from backends.training.data import read_array, write_array
 from backends.training.feedforward import Critic
 from backends.training.pairs import FIGURES, Pairs, portions
 from backends.training.warm import start_from
@@ -106,19 +107,19 @@ def draw_samples(teacher: Teacher, pairs: Pairs, noises: int) -> NDArray[np.uint
     text = f"{hashlib.sha256(pairs.images.tobytes()).hexdigest()} {teacher.steps} {noises}"
     key = hashlib.sha256(text.encode() + teacher.path.read_bytes()).hexdigest()[:16]
     folder = Path(".cache/training") / f"samples-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
     parts, begun, drawn = [], time.monotonic(), 0
     for start in range(0, len(pairs.images), PART):
         path = folder / f"{start:06d}.npy"
-        if not path.exists():
-            _write(path, _draw_part(teacher, pairs, noises, start))
+        samples = read_array(path)
+        if samples is None:
+            samples = write_array(path, _draw_part(teacher, pairs, noises, start))
             drawn += 1
             left = (len(pairs.images) - start - PART) / PART * (time.monotonic() - begun) / drawn / 60
             print(
                 f"samples of the teacher: {start} of {len(pairs.images)} images, {max(0, left):.0f} min left",
                 flush=True,
             )
-        parts.append(np.load(path))
+        parts.append(samples)
     return np.concatenate(parts)
 
 
@@ -132,12 +133,6 @@ def _draw_part(teacher: Teacher, pairs: Pairs, noises: int, start: int) -> NDArr
         outputs = [teacher.sample(*both) for both in zip(portions(up), portions(z), strict=True)]
         samples.append(to_uint8(pixels.to_images(torch.cat(outputs)).astype(np.float64)))
     return np.stack(samples, axis=1)
-
-
-def _write(path: Path, samples: NDArray[np.uint8]) -> None:
-    partial = path.with_name("part.npy")
-    np.save(partial, samples)
-    partial.rename(path)
 
 
 class Perception:

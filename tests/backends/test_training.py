@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -24,29 +24,33 @@ import torch
 import yaml
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from backends.base import Batch, SampleBatch
 from backends.biggan.backend import BigGAN
 from backends.cdm.backend import CDMBase, CDMStage
-from backends.checkpoint import build, load_network
+from backends.checkpoint import LARGEST, build, load_network
 from backends.pixels import enlarge, to_images, to_model
 from backends.sr3 import backend
 from backends.sr3.tiled import SR3Tiled
 from backends.sr3.unet import UNet
 from backends.training import __main__ as command
-from backends.training import card, cdm, student, warm
+from backends.training import card, cdm, loop, student, warm
+from backends.training import config as training_config
 from backends.training.config import ConfigError, TrainingConfig, load_config
 from backends.training.data import batches, class_names, label_vectors, load_classes, load_images, shuffled
 from backends.training.diffusion import SR3Task, blurred, noisy, stratified_t
+from backends.training.feedforward import GANTask
 from backends.training.labelled import Labelled
 from backends.training.loop import Trainer, learning_rate, read_metadata
 from backends.training.pairs import Pairs
 from backends.training.portraits import nearest
 from backends.training.warm import start_from
-from harness.metrics import score
+from harness.metrics import lpips_network, score
 from harness.resize import resize, to_uint8
 from protos.values import Value
 
@@ -65,6 +69,17 @@ TINY: dict[str, Any] = {
     "batch": 4,
     "warmup": 2,
     "checkpoint_every": 3,
+}
+GAN = {
+    "task": "gan",
+    "high": 32,
+    "network": {"kind": "srresnet", "channels": 4, "blocks": 1},
+    "adversarial": {"pretrain": 2, "critic_channels": 4},
+}
+STUDENT: dict[str, object] = {
+    "name": "tiny",
+    "task": "student",
+    "distillation": {"teacher": "teacher", "noises": 3, "sampler_steps": 2, "pretrain": 4, "critic_channels": 4},
 }
 
 
@@ -180,6 +195,14 @@ def test_shipped_configs_are_valid(path: Path) -> None:
         ({"network": {"kind": "unet", "multipliers": [1, 0]}}, "multipliers.1"),
         ({"high": 18}, "high must be a multiple of 4"),
         ({"low": 5}, "high must be a multiple of low"),
+        ({"low": 16}, "high must be above low, 16: the task sr3 enlarges"),
+        ({"task": "cdm-sr", "low": 16}, "high must be above low, 16: the task cdm-sr enlarges"),
+        ({**GAN, "high": 12}, "high / low is 3: the task gan enlarges by 2, 4, 8 or 16"),
+        ({**GAN, "high": 128}, "high / low is 32: the task gan enlarges by 2, 4, 8 or 16"),
+        ({"seed": 10**30}, "seed"),
+        ({"seed": -1}, "seed"),
+        ({**STUDENT, "distillation": {"teacher": "teacher", "pretrain": 1, "noises": 101}}, "distillation.noises"),
+        ({"network": {"kind": "unet", "patch": 17}}, "network.unet.patch"),
         ({"crops": {"photo": 18, "sharpest": 2}}, "crops.photo must be at least high, 16, and a multiple of"),
         ({"crops": {"photo": 40, "sharpest": 2}, "high": 20}, "high must be a multiple of 16: a crop is a tile"),
         ({"crops": {"photo": 20, "sharpest": 2}, "races": {"asian": 3}}, "take one out"),
@@ -204,6 +227,25 @@ def test_a_wrong_field_is_named_with_its_file(tmp_path: Path, changes: dict[str,
     assert named in message
     assert message.isprintable()
     assert len(message) < len(str(path)) + 400
+
+
+@pytest.mark.parametrize("task", ["portraits", "cdm-base"])
+def test_a_model_that_enlarges_nothing_may_have_low_equal_high(task: str) -> None:
+    """Its images are of one size."""
+    assert config(task=task, low=16).low == 16
+
+
+@pytest.mark.parametrize(
+    "sizes", [training_config.UNet, training_config.SRResNet, training_config.RRDB, training_config.BigGAN]
+)
+def test_no_network_is_larger_than_can_be_loaded(sizes: type[BaseModel]) -> None:
+    """Each size may be as large as weights that are loaded may have it, and no larger."""
+    kind = sizes.model_fields["kind"].annotation
+    for name in sizes.model_fields.keys() - {"kind"}:
+        first, second = ([n] if name == "multipliers" else n for n in (LARGEST[name], LARGEST[name] + 8))
+        sizes.model_validate({"kind": get_args(kind)[0], name: first})
+        with pytest.raises(ValidationError, match=name):
+            sizes.model_validate({"kind": get_args(kind)[0], name: second})
 
 
 @pytest.mark.parametrize(
@@ -382,6 +424,30 @@ def test_images_are_decoded_once(folder: Path) -> None:
     assert cache.stat().st_mtime_ns == written
 
 
+@pytest.mark.parametrize("kept", [0, 50, -1])
+def test_a_damaged_cache_is_made_anew(folder: Path, kept: int) -> None:
+    """Images, or a teacher's samples, whose file is empty or was cut short are made again."""
+    images, samples = load_images("parquet:faces#train", 16), student.StudentTask(config(**STUDENT)).samples
+    for cache in (folder / ".cache/training").rglob("*.npy"):
+        cache.write_bytes(cache.read_bytes()[:kept])
+    np.testing.assert_array_equal(load_images("parquet:faces#train", 16), images)
+    np.testing.assert_array_equal(student.StudentTask(config(**STUDENT)).samples, samples)
+
+
+def test_two_trainings_may_cache_the_same_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One writes the file while the other one does; nothing but the file is left."""
+    save = np.save
+
+    def save_beside_another(path: Path, images: NDArray[np.uint8]) -> None:
+        save(path, images)
+        monkeypatch.setattr(np, "save", save)
+        load_images("parquet:faces#train", 16)
+
+    monkeypatch.setattr(np, "save", save_beside_another)
+    assert load_images("parquet:faces#train", 16).shape == (10, 16, 16, 3)
+    assert len(list((folder / ".cache/training").iterdir())) == 1
+
+
 def test_labels_become_vectors() -> None:
     """One race, one gender, the age as a share of a century, and a constant that tells labels from none."""
     assert label_vectors(["asian"], ["female"], [30]).tolist() == [[0, 0, 1, 0, 0, 0, 1, pytest.approx(0.3), 1]]
@@ -397,20 +463,9 @@ def test_nearest_finds_copies_and_mirror_images() -> None:
 # Training, resumption, failures
 
 
-GAN = {
-    "task": "gan",
-    "high": 32,
-    "network": {"kind": "srresnet", "channels": 4, "blocks": 1},
-    "adversarial": {"pretrain": 2, "critic_channels": 4},
-}
 ESRGAN = GAN | {
     "network": {"kind": "rrdb", "channels": 4, "growth": 2, "blocks": 1},
     "adversarial": {"pretrain": 2, "critic_channels": 4, "relativistic": True},
-}
-STUDENT: dict[str, object] = {
-    "name": "tiny",
-    "task": "student",
-    "distillation": {"teacher": "teacher", "noises": 3, "sampler_steps": 2, "pretrain": 4, "critic_channels": 4},
 }
 BASE: dict[str, object] = {"task": "cdm-base"}
 STAGE: dict[str, object] = {"task": "cdm-sr", "augmentation": 0.5, "level": 0.2, "blur": 0.5}
@@ -479,6 +534,79 @@ def test_training_learns(folder: Path) -> None:
     assert rows[-1]["validation_loss"] < 0.95 * rows[0]["validation_loss"]
     for slow, fast in zip(trainer.average.parameters(), trainer.parts["network"].parameters(), strict=True):
         torch.testing.assert_close(slow, fast.detach(), atol=0.1, rtol=0)
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_average_follows_its_recurrence() -> None:
+    """A step keeps the share min(ema, (1 + step) / (10 + step)) of the average and adds the rest of the network."""
+    trainer = Trainer(config(learning_rate=0.05, ema=0.2), Path("runs/training/tiny"))
+    expected = [parameter.detach().clone() for parameter in trainer.average.parameters()]
+    for step, decay in enumerate((1 / 10, 2 / 11, 0.2, 0.2)):
+        trainer._one_step(step, torch.arange(4))
+        network = [parameter.detach() for parameter in trainer.parts["network"].parameters()]
+        expected = [decay * slow + (1 - decay) * fast for slow, fast in zip(expected, network, strict=True)]
+        torch.testing.assert_close(list(trainer.average.parameters()), expected, atol=1e-6, rtol=1e-5)
+    assert max(float((a - b).abs().max()) for a, b in zip(expected, network, strict=True)) > 1e-3
+
+
+def bce(logits: Tensor, target: float) -> Tensor:
+    """The mean cross entropy of logits that should say `target`."""
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("relativistic", [False, True])
+def test_gan_losses_are_cross_entropies(monkeypatch: pytest.MonkeyPatch, relativistic: bool) -> None:  # noqa: FBT001 - a parameter
+    """The critic tells photos from outputs, and the generator has them mistaken; of ESRGAN, by its equations 1 and 2.
+
+    ESRGAN's two terms are averaged here, and so are the critic's two in either.
+    """
+    alone = {"pretrain": 0, "pixel": 0, "perceptual": 0, "critic": 1, "relativistic": relativistic}
+    task = GANTask(config(**GAN | {"adversarial": alone}))
+    indices, rng = torch.arange(4), torch.Generator()
+    photos = task.pairs.batch(indices, rng.manual_seed(0))
+    outputs = task.pairs.resizer.up(task.pairs.resizer.down(photos))  # an untrained generator's
+
+    def judge(images: Tensor, _: Tensor) -> Tensor:
+        return 3 * images[:, :1, ::4, ::4] + 40 * (images - outputs).abs().mean()
+
+    monkeypatch.setattr(task, "critic", judge)
+    losses = dict(task.losses(0, indices, rng.manual_seed(0)))
+    real, fake = judge(photos, outputs), judge(outputs, outputs)
+    if relativistic:
+        real, fake = real - fake.mean(), fake - real.mean()
+        mistaken = (bce(real, 0) + bce(fake, 1)) / 2
+    else:
+        mistaken = bce(fake, 1)
+    torch.testing.assert_close(losses["critic"], (bce(real, 1) + bce(fake, 0)) / 2, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(losses["network"], mistaken, atol=1e-4, rtol=1e-4)
+    assert abs(float(real.mean() - fake.mean())) > 0.5
+
+
+def test_perception_is_lpips() -> None:
+    """Distances of features that were computed before are those of the network itself, but for half precision."""
+    x, y = 2 * torch.rand((2, 2, 3, 32, 32), generator=torch.Generator().manual_seed(0)) - 1
+    y[1] = 0.8 * x[1]
+    perception = student.Perception()
+    with torch.no_grad():
+        expected = lpips_network("vgg")(x, y).flatten()
+        ours = perception.distances(perception.features(x), perception.features(y))
+    torch.testing.assert_close(ours, expected, atol=0, rtol=0.02)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_student_pays_for_samples_closer_than_its_teachers() -> None:
+    """The spread loss is what an image misses of the teacher's distance; more of it in another makes up for nothing."""
+    alone = {"teacher": "teacher", "pretrain": 0, "pixel": 0, "perceptual": 0, "critic": 0, "spread": 1}
+    task = student.StudentTask(config(**STUDENT | {"distillation": alone}))
+    first, second = 2 * torch.rand((2, 2, 3, 16, 16), generator=torch.Generator().manual_seed(0)) - 1
+    second[1] = 0.5 * first[1] + 0.5 * second[1]
+    ours, theirs = torch.stack([first[0], second[1]]), torch.stack([second[0], first[1]])
+    with torch.no_grad():
+        apart = lpips_network("vgg")(first, second).flatten()
+        loss = task._student_loss(torch.cat([first, ours]), torch.cat([first, theirs]), torch.zeros_like(first))
+    torch.testing.assert_close(loss, apart[0] / 2, atol=0, rtol=0.02)
+    assert apart[0] > 1.5 * apart[1] > 0.06
 
 
 def test_a_student_draws_its_teachers_samples_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -739,6 +867,29 @@ def test_a_full_disk_gets_one_line(
     assert error.startswith("error: ")
     assert error.endswith("the same command continues from runs/training/tiny\n")
     assert error.count("\n") == 1
+
+
+def test_a_training_that_diverges_stops(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At the first loss that is not finite: one line, the last checkpoint, and no weights."""
+    path = write_config(folder, steps=9, learning_rate=1e-3, final_learning_rate=1e30)
+    assert run_main(monkeypatch, command.main, path) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: tiny: step 5: the loss of network or its gradient is not finite; ")
+    assert error.count("\n") == 1
+    assert logged_steps() == [3]
+    assert all(value.isfinite().all() for value in checkpoint().values())
+    assert not (folder / "backends/weights").exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_network_of_too_many_weights_is_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of more bytes than can be loaded are refused before the first step."""
+    size = 2 * sum(parameter.numel() for parameter in Trainer(config(), Path("runs/a")).average.parameters())
+    monkeypatch.setattr(loop, "MAX_BYTES", size - 1)
+    with pytest.raises(ConfigError, match=f"tiny: network: {size} bytes of weights; at most {size - 1}"):
+        Trainer(config(), Path("runs/b"))
 
 
 def test_a_checkpoint_without_all_moments_is_refused(folder: Path) -> None:
