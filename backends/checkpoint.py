@@ -1,6 +1,7 @@
 """The product's own weights files: safetensors whose metadata says which network they belong to.
 
-`load_network` checks a file before it builds anything of the size that the file claims.
+`load_network` checks a file before it builds anything of the size that the file claims; `load_weights` takes those
+alone that are for one backend.
 """
 
 import json
@@ -27,19 +28,22 @@ LARGEST = {"c_in": 64, "channels": 1024, "multipliers": 64, "blocks": 64, "patch
 LARGEST |= {"growth": 256, "scale": 16, "levels": 1, "input_skip": 1, "classes": 1024, "latent": 256, "embedding": 1024}
 MAY_BE_0 = ("labels", "levels", "input_skip")
 
+STAGE = "cdm-32 or cdm-64"
+TELLING = ("gamma", "classes", "augmentation", "tile")
+"""What the metadata of some U-Nets say, and those of others do not."""
+UNETS = {
+    (3, ()): "regression",
+    (3, ("classes",)): "cdm-base",
+    (6, ()): "sr3",
+    (6, ("gamma",)): "sr3-fast",
+    (6, ("classes", "augmentation")): STAGE,
+    (6, ("tile",)): "sr3-x4",
+}
+"""The backends of U-Nets, by the channels that these take and by those of `TELLING` that their metadata have.
 
-def weights_file(folder: Path, name: str) -> Path:
-    """The weights of a model by its name, such as `sr3-16-64`, or a file of the training kit's anywhere.
-
-    Raises:
-        ValueError: that is neither.
-    """
-    if name.endswith(".safetensors"):
-        return Path(name)
-    if not re.fullmatch(r"[a-z0-9-]{1,60}", name):
-        allowed = "a name is lower-case letters, digits and dashes; a file ends in .safetensors"
-        raise ValueError(f"weights={one_line(name, 60)}: {allowed}")
-    return folder / f"{name}.safetensors"
+Those with label inputs say which classes these are, others do not.
+"""
+OTHERS: dict[type[nn.Module], str] = {SRResNet: "srgan", RRDBNet: "esrgan", Generator: "biggan"}
 
 
 class Metadata(dict[str, str]):
@@ -52,6 +56,43 @@ class Metadata(dict[str, str]):
     def __missing__(self, name: str) -> str:
         """What is not there."""
         raise ValueError(f"the weights' metadata do not say {name}")
+
+
+def load_weights(name: str, expected: type[Network], *, backend: str) -> tuple[Path, Network, Metadata]:
+    """The file of a backend's weights, their network, which is of the class `expected`, and the file's metadata.
+
+    Raises:
+        ValueError: one line; see `weights_file` and `load_network`; or the weights are another backend's.
+    """
+    path = weights_file(name)
+    network, metadata = load_network(path, nn.Module)
+    if (owner := backend_of(network, metadata)) != backend:
+        other = f"use the backend {owner}, or other weights" if owner else "use other weights"
+        raise ValueError(f"weights={one_line(name, 60)}: not weights of {backend}; {other}")
+    return path, _expected(network, expected), metadata
+
+
+def backend_of(network: nn.Module, metadata: dict[str, str]) -> str | None:
+    """The backend, by its name in the registry, that a network is for; None if there is none."""
+    if not isinstance(network, UNet):
+        return OTHERS.get(type(network))
+    told = tuple(name for name in TELLING if name in metadata)
+    labelled = network.label is not None
+    return UNETS.get((network.c_in, told)) if labelled == ("classes" in told) else None
+
+
+def weights_file(name: str) -> Path:
+    """The weights of a model by its name, such as `sr3-16-64`, or a file of the training kit's anywhere.
+
+    Raises:
+        ValueError: that is neither.
+    """
+    if name.endswith(".safetensors"):
+        return Path(name)
+    if not re.fullmatch(r"[a-z0-9-]{1,60}", name):
+        allowed = "a name is lower-case letters, digits and dashes; a file ends in .safetensors"
+        raise ValueError(f"weights={one_line(name, 60)}: {allowed}")
+    return FOLDER / f"{name}.safetensors"
 
 
 def load_network(path: Path, expected: type[Network]) -> tuple[Network, Metadata]:
@@ -104,7 +145,10 @@ def build(sizes: dict[str, Any]) -> nn.Module:
         numbers = value if isinstance(value, list | tuple) and len(value) <= 8 else [value]
         if not all(type(n) is int and (name in MAY_BE_0 or n > 0) and 0 <= n <= LARGEST[name] for n in numbers):
             raise ValueError(f"{name}: not within 1 and {LARGEST[name]}")
-    return NETWORKS[sizes.get("kind", "unet")](**arguments)
+    kind = sizes.get("kind", "unet")
+    if kind not in NETWORKS:
+        raise ValueError(f"{kind}: no network of a backend")
+    return NETWORKS[kind](**arguments)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -21,6 +21,8 @@ from backends.base import code_digest
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SWITCH = {"true": True, "false": False}
+BATCHES = (1, 2, 16)
+"""PyTorch parts one image, up to 15, and more: when compiled, each becomes a program of its own."""
 
 Network = Callable[..., Tensor]
 """Takes the image tensor (N, C, H, W) first, and whatever else the network takes."""
@@ -65,15 +67,15 @@ class Device:
         text = f"{files} {self.where.type} {self.precision} {'compiled' if self.compiled else 'eager'}"
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def place(self, network: nn.Module, *, own: bool = True) -> Network:
+    def place(self, network: nn.Module, *, own: bool = True, batches: Sequence[int] = BATCHES) -> Network:
         """The network on this device, its weights constant, in evaluation mode and channels-last.
 
-        Compiled, if so set (see `Compiled`); otherwise, in float32 on a CPU, with `Packed` convolutions if it is
-        one of our `own`: code of others may reach into its convolutions.
+        Compiled, if so set, for these `batches` (see `Compiled`); otherwise, in float32 on a CPU, with `Packed`
+        convolutions if it is one of our `own`: code of others may reach into its convolutions.
         """
         network = network.eval().requires_grad_(False).to(self.where).to(memory_format=torch.channels_last)
         if self.compiled:
-            return Compiled(network)
+            return Compiled(network, batches)
         float32 = self.where.type == "cpu" and self.precision == "float32"
         if own and float32 and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
             pack(network)
@@ -84,7 +86,10 @@ class Device:
         return torch.autocast(self.where.type, PRECISIONS[self.precision], enabled=self.precision != "float32")
 
     def normal(self, generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
-        """Standard normal noise on the device, (N, *shape): each image's from its own generator, which is the CPU's."""
+        """Standard normal noise on the device, (N, *shape): each image's from its own generator, which is the CPU's.
+
+        That generator (mt19937) reads the low 32 bits of a seed alone: 5 and 5 + 2**32 draw the same.
+        """
         return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators]).to(self.where)
 
     def synchronise(self) -> None:
@@ -147,22 +152,21 @@ def _packable(conv: nn.Conv2d) -> bool:
 
 
 class Compiled:
-    """A network compiled, at its first call, for images of the size it is shown then and for every batch of them.
+    """A network compiled, at its first call, for images of the size it is shown then and for `batches` of them.
 
-    That call is the server's warm-up. No later one compiles: what does not fit, another image size, runs as written.
-    What the network takes beside the images must be the same for all of them.
+    By default those are all batches. That call is the server's warm-up. No later one compiles: what does not fit,
+    another image size, runs as written. What the network takes beside the images must be the same for all of them.
     """
 
-    BATCHES = (1, 2, 16)  # PyTorch parts one image, up to 15, and more: each becomes a program of its own
-
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, batches: Sequence[int]) -> None:
         self.network: Network = torch.compile(network)
+        self.batches = batches
         self.ready = False
 
     def __call__(self, x: Tensor, *rest: Tensor) -> Tensor:
         """The network's output."""
         if not self.ready:
-            for n in self.BATCHES:
+            for n in self.batches:
                 self.network(x[:1].repeat(n, 1, 1, 1).contiguous(memory_format=torch.channels_last), *rest)
             self.ready = True
         with torch.compiler.set_stance("eager_on_recompile"):

@@ -105,7 +105,7 @@ ENTRIES = {
             "SR3 in one step, its student, 16 -> 64",
             family="diffusion",
             licence="non-commercial research",
-            optional=TORCH,
+            optional=("weights", *TORCH),
         ),
         Entry(
             "sr3-x4",

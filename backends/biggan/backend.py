@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from backends import classes
 from backends.base import Description, Progress, SampleBatch
 from backends.biggan import networks
-from backends.checkpoint import FOLDER, load_network, weights_file
+from backends.checkpoint import load_weights
 from backends.device import Device
 from backends.pixels import to_images
 
@@ -18,13 +18,12 @@ class BigGAN:
     """A generator from `weights` of the training kit; the other settings are those of `Device`.
 
     Raises:
-        ValueError: the weights are of another kind of model.
+        ValueError: the weights are another backend's.
     """
 
     def __init__(self, weights: str = "biggan-64", device: str = "cpu", precision: str = "float32") -> None:
         self.device = Device(device, precision)
-        path = weights_file(FOLDER, weights)
-        network, metadata = load_network(path, networks.Generator)
+        path, network, metadata = load_weights(weights, networks.Generator, backend="biggan")
         self.network, self.latents = self.device.place(network), network.latents
         code = [Path(module.__file__ or "") for module in (classes, networks)]
         self.description = Description(

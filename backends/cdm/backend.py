@@ -14,7 +14,7 @@ from torch import Tensor
 
 from backends import classes
 from backends.base import Batch, Description, FloatBatch, Progress, Refused, SampleBatch
-from backends.checkpoint import FOLDER, load_network, weights_file
+from backends.checkpoint import STAGE, load_weights
 from backends.device import Device
 from backends.pixels import Pixels, enlarge, to_images, to_model
 from backends.sr3 import backend as sr3
@@ -31,14 +31,12 @@ class CDMBase:
     Not compiled: what its network is told differs from image to image.
 
     Raises:
-        ValueError: the weights are of another kind of model.
+        ValueError: the weights are another backend's.
     """
 
     def __init__(self, weights: str = "cdm-base-16", device: str = "cpu", precision: str = "float32") -> None:
         self.device = Device(device, precision)
-        path = weights_file(FOLDER, weights)
-        network, metadata = load_network(path, unet.UNet)
-        sr3.check_kind(weights, metadata, {"classes"})
+        path, network, metadata = load_weights(weights, unet.UNet, backend="cdm-base")
         self.network = self.device.place(network)
         code = [Path(module.__file__ or "") for module in (classes, diffusion, unet, sr3)]
         self.description = Description(
@@ -83,11 +81,11 @@ class CDMStage(sr3.SR3):
     is that of the weights; without a class the stage enlarges what it sees.
 
     Raises:
-        ValueError: the weights are of another kind of model.
+        ValueError: the weights are another backend's.
     """
 
     CODE: ClassVar[tuple[Path, ...]] = (Path(__file__), Path(classes.__file__))
-    TELLS: ClassVar[set[str]] = {"classes", "augmentation"}
+    NAME: ClassVar[str] = STAGE
 
     def __init__(self, weights: str, device: str = "cpu", precision: str = "float32") -> None:
         super().__init__(weights, device=device, precision=precision)

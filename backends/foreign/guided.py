@@ -105,12 +105,17 @@ class Layout:
 
     A level is `period` stages long. Residual blocks that change the size have no names of their own: on the way up
     they stand second to another in a stage; on the way down they are every `period`-th stage.
+
+    Raises:
+        ValueError: there are fewer stages on the way up than levels.
     """
 
     def __init__(self, shapes: Shapes, heads: int | None) -> None:
         self.shapes = shapes
         self.halvings = sum(len(self._blocks(name)) == 2 for name in self.names("output_blocks"))
         self.period = count(shapes, "output_blocks") // (self.halvings + 1)
+        if self.period == 0:
+            raise ValueError("output_blocks: stages are missing")
         self.heads = self._published() if heads is None else lambda _channels: heads
 
     def names(self, part: str) -> list[str]:

@@ -142,6 +142,8 @@ class Network:
             raise ValueError(f"{self.name}: takes {self.input.shape}, not one square RGB image; is its layout another?")
         if fixed:
             (side,) = fixed
+            if not 1 <= side <= MAX_SIDE:
+                raise ValueError(f"{self.name}: takes images of {side} pixels; 1 to {MAX_SIDE} are accepted")
             return Sizes(side, side, 1, self._scale(side))
         return self._tried()
 

@@ -53,7 +53,7 @@ class SR3Checkpoint:
         self.device = Device(**settings)
         file = regular_file(path)
         self.family = load_family(file, groups=_number("groups", groups), heads=_number("heads", heads))
-        self.network = self.device.place(self.family.network)
+        self.network = self.device.place(self.family.network, batches=[1])
         self.label = default_label(label, self.family.classes)
         enlargement = _number("scale", scale) or self.family.scale
         code = [Path(module.__file__ or "") for module in MODULES]

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import harness.resize
-from backends.base import Batch, Description, Family, FloatBatch, Gradients, Progress
-from backends.checkpoint import FOLDER, load_network, weights_file
+from backends.base import Batch, Description, FloatBatch, Gradients, Progress
+from backends.checkpoint import load_weights
 from backends.device import Device, Network
 from backends.gan import networks
 from backends.pixels import Pixels, differentiate, enlarge, to_images, to_model
@@ -17,15 +17,17 @@ from backends.sr3 import unet
 
 
 class FeedForward:
-    """A network that makes the output in one pass, from `weights` of the training kit.
+    """A network that makes the output in one pass, from `weights` of the training kit that are for the `backend`.
 
-    The other settings are those of `Device`.
+    The settings are those of `Device`.
+
+    Raises:
+        ValueError: the weights are another backend's.
     """
 
-    def __init__(self, weights: str, family: Family, **settings: str) -> None:
+    def __init__(self, weights: str, backend: str, **settings: str) -> None:
         self.device = Device(**settings)
-        path = weights_file(FOLDER, weights)
-        network, metadata = load_network(path, nn.Module)
+        path, network, metadata = load_weights(weights, nn.Module, backend=backend)
         self.takes_enlarged = isinstance(network, unet.UNet)
         self.network = self.device.place(network)
         self.std = float(metadata["std"])
@@ -34,7 +36,7 @@ class FeedForward:
         scale, multiple = high // low, int(getattr(network, "multiple", 1))
         self.description = Description(
             name=path.stem.removesuffix("-16-64"),
-            family=family,
+            family="regression" if backend == "regression" else "gan",
             digest=self.device.digest(Path(__file__), *code, path),
             scales=(scale,),
             licence="Apache-2.0 code; weights for non-commercial research only (trained on UTKFace)",
@@ -87,9 +89,9 @@ def regression(weights: str = "regression-16-64", **settings: str) -> FeedForwar
 
 def srgan(weights: str = "srgan-16-64", **settings: str) -> FeedForward:
     """SRGAN."""
-    return FeedForward(weights, "gan", **settings)
+    return FeedForward(weights, "srgan", **settings)
 
 
 def esrgan(weights: str = "esrgan-16-64", **settings: str) -> FeedForward:
     """ESRGAN."""
-    return FeedForward(weights, "gan", **settings)
+    return FeedForward(weights, "esrgan", **settings)

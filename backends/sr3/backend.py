@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import harness.resize
 from backends.base import Batch, Description, FloatBatch, Gradients, Option, Progress
-from backends.checkpoint import FOLDER, load_network, weights_file
+from backends.checkpoint import load_weights
 from backends.device import Device
 from backends.pixels import Pixels, differentiate, enlarge, to_images
 from backends.sr3 import diffusion, unet
@@ -32,8 +32,6 @@ OF_STEPS = (
     Option("schedule", 1.0, "power of the steps' times; 1: equal steps, 2: short last ones", minimum=0.25, maximum=2.0),
 )
 """The options of a model of several steps."""
-TELLING = {"gamma", "classes", "augmentation", "tile"}
-"""What the metadata of some kinds of weights say, and those of SR3 do not."""
 
 
 class _Faces(ABC):
@@ -41,14 +39,12 @@ class _Faces(ABC):
 
     CODE: ClassVar[tuple[Path, ...]] = ()
     """Files of a derived class, for the digest."""
-    TELLS: ClassVar[set[str]] = set()
-    """Those of `TELLING` that the metadata of its weights have."""
+    NAME: ClassVar[str]
+    """The backend, as `backends.checkpoint` names it."""
 
     def __init__(self, weights: str, options: tuple[Option, ...], **settings: str) -> None:
         self.device = Device(**settings)
-        path = weights_file(FOLDER, weights)
-        network, self.metadata = load_network(path, unet.UNet)
-        check_kind(weights, self.metadata, self.TELLS)
+        path, network, self.metadata = load_weights(weights, unet.UNet, backend=self.NAME)
         self.network = self.device.place(self._prepare(network))
         self.formulation = formulation(self.metadata)
         low, high = int(self.metadata["low"]), int(self.metadata["high"])
@@ -126,8 +122,10 @@ class SR3(_Faces):
     """A face model of several steps; its card lies beside its `weights`. The other settings are those of `Device`.
 
     Raises:
-        ValueError: the weights are of another kind of model, such as a one-step student.
+        ValueError: the weights are another backend's, such as a one-step student's.
     """
+
+    NAME: ClassVar[str] = "sr3"
 
     def __init__(self, weights: str = "sr3-16-64", **settings: str) -> None:
         super().__init__(weights, OF_STEPS, **settings)
@@ -137,12 +135,16 @@ class SR3(_Faces):
 
 
 class SR3Fast(_Faces):
-    """A one-step student of SR3; its card lies beside its weights. The settings are those of `Device`."""
+    """A one-step student of SR3; its card lies beside its `weights`. The other settings are those of `Device`.
 
-    TELLS: ClassVar[set[str]] = {"gamma"}
+    Raises:
+        ValueError: the weights are another backend's.
+    """
 
-    def __init__(self, **settings: str) -> None:
-        super().__init__("sr3-fast-16-64", (), **settings)
+    NAME: ClassVar[str] = "sr3-fast"
+
+    def __init__(self, weights: str = "sr3-fast-16-64", **settings: str) -> None:
+        super().__init__(weights, (), **settings)
 
     @property
     def gamma(self) -> float:
@@ -154,18 +156,6 @@ class SR3Fast(_Faces):
 
     def _sample(self, denoise: Denoiser, noise: Noise, _options: Options, _progress: Progress) -> Tensor:
         return diffusion.one_step(denoise, noise(), self.gamma)
-
-
-def check_kind(weights: str, metadata: dict[str, str], tells: set[str]) -> None:
-    """Refuse weights of another kind of model.
-
-    Raises:
-        ValueError: the metadata have others of `TELLING` than `tells`.
-    """
-    found = TELLING & metadata.keys()
-    if found != tells:
-        has, needs = (", ".join(sorted(names)) or "none" for names in (found, tells))
-        raise ValueError(f"weights={one_line(weights, 60)}: of another kind of model; it has {has}, needed: {needs}")
 
 
 def on_step(device: Device, progress: Progress, options: Options) -> Callable[[int], None]:

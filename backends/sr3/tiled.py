@@ -19,7 +19,7 @@ from torch import Tensor
 import backends.pixels
 import harness.resize
 from backends.base import Batch, Description, Option, Progress, Refused
-from backends.checkpoint import FOLDER, load_network, weights_file
+from backends.checkpoint import load_weights
 from backends.device import Device
 from backends.pixels import back_project, enlarge, to_images
 from backends.sr3 import backend as sr3
@@ -42,15 +42,13 @@ class SR3Tiled:
     output alone (float32, three channels).
 
     Raises:
-        ValueError: the weights are of another kind of model.
+        ValueError: the weights are another backend's.
     """
 
     def __init__(self, weights: str = "sr3-x4", **settings: str) -> None:
         return_canvases()
         self.device = Device(**settings)
-        path = weights_file(FOLDER, weights)
-        network, metadata = load_network(path, unet.UNet)
-        sr3.check_kind(weights, metadata, {"tile"})
+        path, network, metadata = load_weights(weights, unet.UNet, backend="sr3-x4")
         self.multiple = network.multiple
         self.network = self.device.place(network)
         self.formulation = sr3.formulation(metadata)

@@ -133,7 +133,7 @@ class UNet(nn.Module):
         input_skip: int = 0,
     ) -> None:
         super().__init__()
-        self.patch = patch
+        self.c_in, self.patch = c_in, patch
         c_emb = 2 * channels
         self.noise: nn.Module = NoiseLevel(channels)
         self.label = nn.Sequential(nn.Linear(labels, c_emb), nn.SiLU(), nn.Linear(c_emb, c_emb)) if labels else None
@@ -197,10 +197,15 @@ class UNet(nn.Module):
 
 
 def at_level(network: UNet, gamma: float) -> UNet:
-    """The network, one without labels and input skip, for a single noise level: equal there, with fewer operations.
+    """The network, one without labels, for a single noise level: equal there, with fewer operations.
 
     What depends on the noise level alone is computed here, once, and kept in the weights.
+
+    Raises:
+        ValueError: it has an input skip, whose factors follow the noise level.
     """
+    if network.factors is not None:
+        raise ValueError("a network for one noise level has no input_skip: use other weights")
     fixed = copy.deepcopy(network)
     emb = network.noise(torch.full((1,), gamma))
     for blocks in (fixed.down, fixed.middle, fixed.up):

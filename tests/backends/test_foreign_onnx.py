@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from backends.base import Batch
+from backends.foreign.files import MAX_SIDE
 from backends.foreign.onnx import ONNX
 from harness.contract import check
 
@@ -185,6 +186,20 @@ def test_what_is_no_upscaler_is_refused(tmp_path: Path, make: Callable[[Path], N
     with pytest.raises(ValueError, match=rf"x\.onnx: .*{message}") as caught:
         ONNX(str(tmp_path / "x.onnx"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("side", [0, MAX_SIDE + 1, 60_000])
+def test_a_fixed_side_out_of_bounds_is_refused(tmp_path: Path, side: int) -> None:
+    """What the file says of its input is checked before an image of that size is made."""
+    path = repeating(tmp_path / "x.onnx", shape=(1, 3, side, side))
+    with pytest.raises(ValueError, match=rf"x\.onnx: takes images of {side} pixels; 1 to {MAX_SIDE} are accepted$"):
+        ONNX(str(path))
+
+
+def test_the_largest_fixed_side_is_taken(tmp_path: Path) -> None:
+    """The bound itself is within."""
+    path = repeating(tmp_path / "x.onnx", (1, 1, 1, 1), (1, 3, MAX_SIDE, MAX_SIDE))
+    assert ONNX(str(path)).description.maximum == MAX_SIDE
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,18 @@ def test_other_weights_are_refused(tmp_path: Path, change: Callable[[State], Sta
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kept", ["none", "output_blocks.1."])
+def test_a_way_up_without_its_stages_is_refused(tmp_path: Path, kept: str) -> None:
+    """A guided-diffusion file that lacks the stages of the way up, or all but one that doubles: one line names them."""
+    whole = layout("guided-tiny")
+    state = {name: tensor for name, tensor in whole.items() if not name.startswith("output_blocks.")}
+    state |= {name.replace(kept, "output_blocks.0."): tensor for name, tensor in whole.items() if kept in name}
+    file = saved(tmp_path / "g.pt", state)
+    with pytest.raises(ValueError, match=r"g\.pt: not an upscaler that can be rebuilt: output_blocks: ") as caught:
+        SR3Checkpoint(file, heads="4", label="1")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

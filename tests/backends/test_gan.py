@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
+from backends import checkpoint
 from backends.base import Batch
 from backends.checkpoint import build
-from backends.gan import backend
 from backends.gan.backend import FeedForward
 from backends.gan.networks import RRDBNet, SRResNet, doublings
 from backends.interpolation import Bicubic
@@ -27,7 +27,7 @@ SIZES = {"kind": "srresnet", "channels": 4, "blocks": 1, "scale": 4}
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny SRGAN in the place of the shipped one; returns its file."""
-    monkeypatch.setattr(backend, "FOLDER", tmp_path)
+    monkeypatch.setattr(checkpoint, "FOLDER", tmp_path)
     path = tmp_path / "srgan-16-64.safetensors"
     network = build(SIZES)
     save(path, {k: v.half() for k, v in network.state_dict().items()})
@@ -87,7 +87,7 @@ def test_a_scale_that_is_no_power_of_two_is_refused(scale: int) -> None:
 def test_an_untrained_network_gives_bicubic() -> None:
     """The output is the bicubic enlargement plus the network's residual, which starts at nothing."""
     images = batch(3)
-    output = to_uint8(FeedForward("srgan-16-64", "gan").upscale(images, ignore).astype(np.float64))
+    output = to_uint8(FeedForward("srgan-16-64", "srgan").upscale(images, ignore).astype(np.float64))
     expected = to_uint8(np.asarray(Bicubic().upscale(images, ignore), dtype=np.float64))
     assert np.abs(output.astype(int) - expected.astype(int)).max() <= 1
     assert (output != expected).mean() < 1e-3
@@ -96,18 +96,18 @@ def test_an_untrained_network_gives_bicubic() -> None:
 def test_the_residual_is_scaled_by_its_deviation(shipped: Path) -> None:
     """A network that answers 1 everywhere lifts the image by the stored deviation, 0.1 of the range -1 to 1."""
     images = batch(1)
-    before = FeedForward("srgan-16-64", "gan").upscale(images, ignore)
+    before = FeedForward("srgan-16-64", "srgan").upscale(images, ignore)
     state = build(SIZES).state_dict()
     state["exit.bias"] += 1
     save(shipped, state)
-    lifted = FeedForward("srgan-16-64", "gan").upscale(images, ignore)
+    lifted = FeedForward("srgan-16-64", "srgan").upscale(images, ignore)
     np.testing.assert_allclose(lifted - before, 0.1 * 127.5, atol=1e-3)
 
 
 def test_weights_of_another_network_change_the_digest(shipped: Path) -> None:
     """The digest is that of the code and of this very file."""
-    before = FeedForward("srgan-16-64", "gan").description.digest
+    before = FeedForward("srgan-16-64", "srgan").description.digest
     state = build(SIZES).state_dict()
     state["exit.bias"] += 1
     save(shipped, state)
-    assert FeedForward("srgan-16-64", "gan").description.digest != before
+    assert FeedForward("srgan-16-64", "srgan").description.digest != before

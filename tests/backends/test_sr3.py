@@ -241,6 +241,13 @@ def test_a_network_for_one_noise_level_is_the_network_at_it() -> None:
     assert not torch.allclose(fixed(x, torch.zeros(1)), network(x, torch.tensor([0.6])), atol=1e-2)
 
 
+def test_a_network_with_an_input_skip_is_not_fixed_to_one_level() -> None:
+    """Its factors depend on the noise level: it is refused by one line, before any image."""
+    network = UNet(channels=16, multipliers=(1,), blocks=1, input_skip=1)
+    with pytest.raises(ValueError, match="no input_skip: use other weights"):
+        at_level(network, 0.3)
+
+
 @torch.inference_mode()
 def test_an_input_skip_adds_each_image_of_the_input_times_its_factor() -> None:
     """The conditioning image and y_t reach the output whole, by a factor each, that the noise level may change."""
