@@ -73,7 +73,7 @@ def load_weights(name: str, expected: type[Network], *, backend: str) -> tuple[P
 
 
 def backend_of(network: nn.Module, metadata: dict[str, str]) -> str | None:
-    """The backend, by its name in the registry, that a network is for; None if there is none."""
+    """The backend, or backends, that a network is for; None if there is none."""
     if not isinstance(network, UNet):
         return OTHERS.get(type(network))
     told = tuple(name for name in TELLING if name in metadata)

@@ -154,8 +154,8 @@ def _packable(conv: nn.Conv2d) -> bool:
 class Compiled:
     """A network compiled, at its first call, for images of the size it is shown then and for `batches` of them.
 
-    By default those are all batches. That call is the server's warm-up. No later one compiles: what does not fit,
-    another image size, runs as written. What the network takes beside the images must be the same for all of them.
+    `BATCHES` stand for batches of any size. That call is the server's warm-up. No later one compiles: what does not
+    fit, another image size, runs as written. What the network takes beside the images must be the same for all.
     """
 
     def __init__(self, network: nn.Module, batches: Sequence[int]) -> None:

@@ -264,7 +264,7 @@ def main() -> int:
         return 2
     tables = {p.stem: pd.read_parquet(p) for p in (Path(sys.argv[1]) / "tables").glob("*.parquet")}
     if missing := TABLES - tables.keys():
-        print(f"error: {sys.argv[1]} has no table {min(missing)}: an older version's; run it again", file=sys.stderr)
+        print(f"error: {sys.argv[1]} has no table {min(missing)}; `harness score` writes it", file=sys.stderr)
         return 2
     if len(tables["generated"]):
         print(generated(tables))

@@ -55,8 +55,8 @@ def _kernel(x: Float, y: Float) -> Float:
     return cube
 
 
-def _blocks(n: int) -> Iterator[slice]:
-    return (slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK))
+def _blocks(n: int, rows: int = BLOCK) -> Iterator[slice]:
+    return (slice(start, min(start + rows, n)) for start in range(0, n, rows))
 
 
 def _sums(x: Float, y: Float, *, diagonal: bool = True) -> tuple[Float, float]:
@@ -114,7 +114,7 @@ def kid_paired_differences(outputs: dict[str, Float], targets: Float) -> Iterato
     paired = np.where(np.isfinite(targets), targets, 0.0)
     pairs = list(itertools.combinations(outputs, 2))
     rows, squares = {pair: np.zeros(len(targets)) for pair in pairs}, dict.fromkeys(pairs, 0.0)
-    for block in _blocks(len(targets)):
+    for block in _blocks(len(targets), max(1, BLOCK // max(1, len(outputs)))):
         terms = {label: paired_terms(x, paired, block) for label, x in filled.items()}
         for first, second in pairs:
             both = there[first] & there[second]

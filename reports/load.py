@@ -171,7 +171,8 @@ def load(folder: Path) -> Run:
             tables[name] = frame
     run = Run(folder, record, tables, missing)
     if not run.reference:
-        missing["sets"] = "KID and FID compare with the ground truth, which this run does not have"
+        none = "KID and FID compare with the ground truth, which this run does not have"
+        missing |= dict.fromkeys(("sets", "set_pairs"), none)
     return run
 
 

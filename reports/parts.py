@@ -142,8 +142,8 @@ def anchored(sections: Sequence[Section]) -> tuple[list[Section], dict[str, Anch
 
 
 def not_measured(run: Run, *tables: str) -> list[str]:
-    """One sentence for each of the tables that was not measured."""
-    return [f"{run.missing[t]}. {NOT_PASSED}" for t in tables if t in run.missing]
+    """One sentence for each reason why one of the tables was not measured."""
+    return [f"{why}. {NOT_PASSED}" for why in dict.fromkeys(run.missing[t] for t in tables if t in run.missing)]
 
 
 def number_cell(text: str, sub: str = "", kind: str = "") -> Cell:

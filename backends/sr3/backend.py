@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import harness.resize
 from backends.base import Batch, Description, FloatBatch, Gradients, Option, Progress
-from backends.checkpoint import load_weights
+from backends.checkpoint import load_weights, weights_file
 from backends.device import Device
 from backends.pixels import Pixels, differentiate, enlarge, to_images
 from backends.sr3 import diffusion, unet
@@ -132,7 +132,7 @@ class SR3(_Faces):
 
     def __init__(self, weights: str = "sr3-16-64", **settings: str) -> None:
         *options, schedule = OF_STEPS
-        default = SCHEDULES.get(weights, schedule.default)
+        default = SCHEDULES.get(weights_file(weights).stem, schedule.default)
         super().__init__(weights, (*options, replace(schedule, default=default)), **settings)
 
     def _sample(self, denoise: Denoiser, noise: Noise, options: Options, progress: Progress) -> Tensor:

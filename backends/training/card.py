@@ -6,6 +6,7 @@ BACKEND, as the run calls it, by default the model's name without its sizes.
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -113,7 +114,7 @@ def _training(config: TrainingConfig, log: list[dict[str, float]], weights: Path
         ("git revision when this card was written", _revision()),
         ("data", f"`{config.train}` (validation `{config.validation}`; the test split was not used)"),
         ("parameters", f"{parameters:,}, {weights.stat().st_size / 1e6:.1f} MB as fp16"),
-        ("licence", f"that of the data ({LICENCES.get(config.train.partition(':')[0], UNKNOWN)})"),
+        ("licence", f"that of the data ({LICENCES.get(re.split('[:#]', config.train)[0], UNKNOWN)})"),
         ("operations", _operations(config, weights)),
         *([("begun with", f"the weights of {config.start}, where they fit")] if config.start else []),
         ("images seen", f"{int(last['images']):,} in {config.steps:,} steps of {config.batch}"),

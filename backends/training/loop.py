@@ -138,7 +138,7 @@ class Trainer:
                 tensors |= {f"optimizer.{name}.{i}.{k}": v.contiguous() for k, v in entry.items()}
         partial = self.folder / "checkpoint.part"
         progress = {"step": self.step, "seconds": self.seconds, "core_seconds": self.core_seconds}
-        save_file(tensors, partial, {"config": self._decides(), **{k: str(v) for k, v in progress.items()}})
+        save_file(tensors, partial, {"config": self._course(), **{k: str(v) for k, v in progress.items()}})
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.rename(self.folder / "checkpoint.safetensors")
@@ -157,13 +157,15 @@ class Trainer:
             ) from error
         print(f"{self.config.name}: resuming at step {self.step}", flush=True)
 
-    def _decides(self) -> str:
-        """What of the config decides how the network is trained, all but for how long, as JSON."""
+    def _course(self) -> str:
+        """The fields of the config that decide how the network is trained, all but for how long, as JSON."""
         return self.config.model_dump_json(exclude={"name", "recipe", "steps", "checkpoint_every"})
 
     def _load(self, path: Path) -> None:
         tensors, meta = load_file(path), read_metadata(path)
-        before, now = dict(json.loads(meta["config"])), json.loads(self._decides())
+        if "config" not in meta:
+            raise ConfigError(f"{path} does not say of which config it is: move it away to start anew")
+        before, now = dict(json.loads(meta["config"])), json.loads(self._course())
         if changed := [name for name in now if before.get(name) != now[name]]:
             raise ConfigError(f"{path} is of another config: {changed[0]} differs; move it away to start anew")
         for name, module in (*self.parts.items(), ("average", self.average)):

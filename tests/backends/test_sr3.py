@@ -112,7 +112,7 @@ def test_many_steps_draw_from_the_data_distribution(sampler: str, power: float) 
     """Mean and standard deviation are the data's by any schedule, and more steps come nearer than few."""
     many, few = sample(sampler, 400, power), sample(sampler, 4, power)
     assert float(many.mean()) == pytest.approx(MEAN, abs=0.01)
-    assert float(many.std()) == pytest.approx(STD, rel=0.025)
+    assert float(many.std()) == pytest.approx(STD, rel=0.015 if power >= 1 else 0.025)
     assert abs(float(many.std()) - STD) < abs(float(few.std()) - STD)
 
 
@@ -467,10 +467,10 @@ def request(images: Images, seeds: range | None = None, **options: Value) -> Bat
 
 
 def test_the_schedule_is_that_chosen_for_the_weights(model: SR3) -> None:
-    """The shipped weights have the schedule chosen on validation; others, of which none was chosen, equal steps."""
-    others = SR3(str(FOLDER / "sr3-16-64.safetensors"))
-    schedules = [{o.name: o.default for o in each.description.options}["schedule"] for each in (model, others)]
-    assert schedules == [0.7, 1.0]
+    """By name or by path, weights have the schedule chosen on validation; without such a choice equal steps."""
+    models = (model, SR3(str(FOLDER / "sr3-16-64.safetensors")), SR3("sr3-64-128"))
+    schedules = [{o.name: o.default for o in each.description.options}["schedule"] for each in models]
+    assert schedules == [0.7, 0.7, 1.0]
 
 
 def noise_images(n: int) -> Images:

@@ -384,7 +384,7 @@ def test_a_training_on_crops_serves_photos_by_tiles() -> None:
     trainer = train(settings)
     path = card.export(settings, *trainer.task.export())
     served = SR3Tiled(str(path.resolve()))
-    assert served.description.options[2].default == 16
+    assert served.description.options[3].default == 16
     with pytest.raises(ConfigError, match="sharpest: 11 images are asked for, parquet:faces#train has 10"):
         SR3Task(config(crops={"photo": 20, "sharpest": 11}))
 
@@ -917,7 +917,7 @@ def test_a_checkpoint_of_another_config_is_refused(change: dict[str, object]) ->
     assert train(config(steps=4)).step == 4
 
 
-@pytest.mark.parametrize("damage", ["truncated", "other network", "no step", "no config"])
+@pytest.mark.parametrize("damage", ["truncated", "other network", "no step", "no config", "older"])
 def test_a_checkpoint_that_does_not_fit_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
@@ -932,12 +932,15 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     elif damage == "no config":
         tensors, metadata = load_file(path), read_metadata(path)
         save_file(tensors, path, metadata | {"config": "[1]"})
+    elif damage == "older":
+        save_file(load_file(path), path, {"step": "3"})
     else:
         changes["network"] = {"kind": "unet", "channels": 16, "multipliers": [1, 2], "blocks": 1, "patch": 2}
     before = path.read_bytes()
     assert run_main(monkeypatch, command.main, write_config(folder, **changes)) == 2
     error = capsys.readouterr().err
-    kind = "is of another config: network differs" if changes else "is damaged or of another network"
+    others = {"other network": "is of another config: network differs", "older": "does not say of which config it is"}
+    kind = others.get(damage, "is damaged or of another network")
     assert error.startswith(f"error: runs/training/tiny/checkpoint.safetensors {kind}")
     assert error.count("\n") == 1
     assert path.read_bytes() == before

@@ -363,6 +363,7 @@ def test_a_described_network_measures_sets(
     assert pair["difference"] == pytest.approx(values["nearest", "kid_tint"] - values["bicubic", "kid_tint"])
     report = (out / "report.md").read_text()
     assert "KID (tint features)" in report
+    assert "| nearest − bicubic | KID (tint features)" in report
     assert "features: ONNX tint.onnx sha256" in report
     shutil.rmtree(out / "features")
     (tmp_path / "tint.yaml").write_text((tmp_path / "tint.yaml").read_text().replace("32", "16"))
