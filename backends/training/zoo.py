@@ -29,8 +29,9 @@ CURVES = """\
 ## From {low} to {high} pixels with less computation?
 
 LPIPS (AlexNet) and KID (AlexNet) of the training's validation faces, enlarged from {low} to {high} pixels, after so
-many core-hours: the last figures that the training had written by then. A training that begins with another model's
-weights, or learns from its samples as sr3-fast-16-64 does, counts its own hours only; the other's come before.
+many core-hours: the last figures that the training had written by then; SR3 in eight steps. A training that begins with
+another model's weights, or learns from its samples as sr3-fast-16-64 does, counts its own hours only; the other's come
+before.
 
 """
 
