@@ -24,7 +24,6 @@ from harness.compliance import SHARE
 from harness.errors import BackendFailed
 from harness.resize import to_uint8
 from protos.upscaler.v1 import upscaler_pb2 as pb
-from protos.values import Value
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
 LONG = 60.0
@@ -111,8 +110,8 @@ def held() -> Iterator[Callable[[Backend], Served]]:
 
 
 def alone(model: SR3, numbers: Sequence[int]) -> NDArray[np.uint8]:
-    """What the model makes of images one by one."""
-    options: dict[str, Value] = {"steps": 16, "sampler": "ddim", "schedule": 1.0}
+    """What the model makes of images one by one, with its default options."""
+    options = {option.name: option.default for option in model.description.options}
     batches = [Batch(PIXELS[i : i + 1], 4, ("x",), (i,), options, (None,), (None,)) for i in numbers]
     outputs = [model.upscale(batch, lambda _done, _total: None) for batch in batches]
     return to_uint8(np.concatenate(outputs).astype(np.float64))

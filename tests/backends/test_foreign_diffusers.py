@@ -154,8 +154,8 @@ def test_names_of_published_weights_are_read(
     files = [path.relative_to(folder) for path in folder.rglob("*.safetensors")]
     assert {f.parts[0] for f in files if load_file(folder / f).keys() != load_file(folders[kind] / f).keys()} == parts
     now, published = (Diffusers(str(path)) for path in (folders[kind], folder))
-    pictures = (backend.upscale(batch(backend, 1), lambda *_: None) for backend in (now, published))
-    np.testing.assert_array_equal(*pictures)
+    first, second = (backend.upscale(batch(backend, 1), lambda *_: None) for backend in (now, published))
+    np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize("kind", ["ldm", "x4"])
