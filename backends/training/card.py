@@ -73,6 +73,8 @@ def normalised(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def write_card(config: TrainingConfig, run: Path | None, backend: str | None = None) -> Path:
     """Write the model card from its text, the training log and a run's tables of a backend; returns the path.
 
+    A log `cards/NAME-again.jsonl`, of a second training by the same config, adds its learning curve.
+
     Raises:
         ConfigError: the training log is empty or damaged, or the run has no such backend.
         OSError: a file is missing or cannot be written.
