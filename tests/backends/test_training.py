@@ -39,7 +39,7 @@ from backends.sr3 import backend
 from backends.sr3.tiled import SR3Tiled
 from backends.sr3.unet import UNet
 from backends.training import __main__ as command
-from backends.training import card, cdm, loop, student, warm
+from backends.training import card, cdm, loop, operations, student, warm
 from backends.training import config as training_config
 from backends.training.config import ConfigError, TrainingConfig, load_config
 from backends.training.data import batches, class_names, label_vectors, load_classes, load_images, shuffled
@@ -1124,3 +1124,46 @@ def test_a_card_without_a_log_gets_one_line(
     error = capsys.readouterr().err
     assert "log.jsonl" in error
     assert error.count("\n") == 1
+
+
+# Operations
+
+
+@pytest.mark.usefixtures("folder")
+def test_operations_are_counted_forward_and_backward() -> None:
+    """A convolution costs two operations a multiply-add, thrice in training; the first has no input to go back to.
+
+    Of each phase one step stands for all: pretraining is the generator alone.
+    """
+    settings = config(**GAN)
+    forward: list[int] = []
+
+    def count(layer: nn.Module, _inputs: object, output: Tensor) -> None:
+        assert isinstance(layer, nn.Conv2d)
+        forward.append(2 * output.numel() * layer.weight[0].numel())
+
+    network = GANTask(settings).network
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(count)
+    network(torch.zeros(settings.batch, 3, settings.low, settings.low))
+    (first, pretraining), (rest, adversarial) = operations.count_operations(settings)
+    assert (first, rest) == (2, 4)
+    low, high = settings.low, settings.high
+    resizes = 2 * 2 * settings.batch * 3 * low * high * (low + high)  # down and up again, each two matrix products
+    assert pretraining == resizes + 3 * sum(forward) - forward[0]
+    assert adversarial > 2 * pretraining
+
+
+def test_a_trainings_operations_are_printed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row a config: images seen, operations of a step, of all; what cannot be counted gets one line."""
+    path = write_config(folder)
+    assert run_main(monkeypatch, operations.main, path, path) == 0
+    ((steps, each),) = operations.count_operations(config())
+    cells = f"| tiny | 24 | {each / 1e12:.3f} ({steps} steps) | {steps * each / 1e15:.2f} |"
+    assert capsys.readouterr().out.splitlines()[2:] == [cells, cells]
+    for arguments, line in (([], "usage: "), ([folder / "none.yaml"], f"error: {folder / 'none.yaml'}: No such file")):
+        assert run_main(monkeypatch, operations.main, *arguments) == 2
+        assert capsys.readouterr().err.startswith(line)
