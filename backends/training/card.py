@@ -123,8 +123,19 @@ def _training(config: TrainingConfig, log: list[dict[str, float]], weights: Path
         ("time", _time(last)),
         ("energy (estimate)", _energy(last)),
         ("loss on validation images", f"{last['validation_loss']:.4f}"),
+        *_ending(log),
     ]
     return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows), "", _curve(log)])
+
+
+def _ending(log: list[dict[str, float]]) -> list[tuple[str, str]]:
+    """What the last tenth of the steps changed; nothing if it was not logged when that began."""
+    last, begun = log[-1], [row for row in log if row["step"] <= 0.9 * log[-1]["step"]]
+    if not begun:
+        return []
+    names = [name for name in ("validation_loss", "lpips_alex", "kid_alexnet") if name in last]
+    changes = [f"{name.replace('_', ' ')} {begun[-1][name]:.4g} to {last[name]:.4g}" for name in names]
+    return [("the last tenth", f"steps {int(begun[-1]['step']):,} to {int(last['step']):,}: {', '.join(changes)}")]
 
 
 def _time(last: dict[str, float]) -> str:

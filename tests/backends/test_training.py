@@ -1098,7 +1098,9 @@ def test_a_card_is_made_from_the_log(folder: Path, monkeypatch: pytest.MonkeyPat
     assert "| time | 0.00 core-hours, 0.00 h by the clock, other work beside it |" in text
     assert "GFLOP a pass and image of 16 x 16 pixels" in text
     assert "Wh, at an assumed 5 W a core" in text
-    assert f"{json.loads(lines[1])['validation_loss']:.4f}" in text
+    first, last = (json.loads(line)["validation_loss"] for line in lines)
+    assert f"| loss on validation images | {last:.4f} |" in text
+    assert f"| the last tenth | steps 3 to 6: validation loss {first:.4g} to {last:.4g} |" in text
     assert "24 images of `utkface:x#test`" in text
     assert "| tiny | psnr | 24 | 26.12 | 25 to 27 |" in text
     assert "| tiny | kid_alexnet | 23 | 1.25 | 1 to 1.5 |" in text
