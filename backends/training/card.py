@@ -22,8 +22,9 @@ from backends.checkpoint import build
 from backends.training.attributes import mobilenet
 from backends.training.config import ConfigError, TrainingConfig, load_config
 from backends.training.loop import read_metadata
+from backends.training.operations import computation
 from harness.datasets import LICENCES, UNKNOWN
-from harness.errors import one_line
+from harness.errors import HarnessError, one_line
 from harness.sampling import REAL
 
 WEIGHTS = Path("backends/weights")
@@ -77,6 +78,7 @@ def write_card(config: TrainingConfig, run: Path | None, backend: str | None = N
 
     Raises:
         ConfigError: the training log is empty or damaged, or the run has no such backend.
+        DatasetError: the data set, on which a step's operations are counted, is not there.
         OSError: a file is missing or cannot be written.
     """
     log = _read_log(Path("runs/training") / config.name / "log.jsonl")
@@ -118,6 +120,7 @@ def _training(config: TrainingConfig, log: list[dict[str, float]], weights: Path
         ("parameters", f"{parameters:,}, {weights.stat().st_size / 1e6:.1f} MB as fp16"),
         ("licence", f"that of the data ({LICENCES.get(re.split('[:#]', config.train)[0], UNKNOWN)})"),
         ("operations", _operations(config, weights)),
+        ("computation", computation(config)),
         *([("begun with", f"the weights of {config.start}, where they fit")] if config.start else []),
         ("images seen", f"{int(last['images']):,} in {config.steps:,} steps of {config.batch}"),
         ("time", _time(last)),
@@ -225,7 +228,7 @@ def main() -> int:
     try:
         config, (run, backend) = load_config(Path(sys.argv[1])), (*sys.argv[2:], None, None)[:2]
         print(write_card(config, Path(run) if run else None, backend))
-    except (ConfigError, OSError) as error:
+    except (ConfigError, HarnessError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

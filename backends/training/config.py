@@ -107,8 +107,9 @@ class Distillation(_Strict):
 
     `noises` samples of each training image are drawn once, in `sampler_steps` steps of the multistep solver. The
     student is told the noise level `level`, a time t of the cosine schedule. For `pretrain` steps the loss is the
-    squared error alone; then come the weights of the other losses. `spread` is that of the distance between two samples
-    of one image, which is to be at least the teacher's.
+    squared error alone; then come the weights of the other losses: `pixel` and `perceptual` compare with the teacher's
+    sample, `photo` with the photo, `spread` is that of the distance between two samples of one image, which is to be at
+    least `share` of the teacher's.
     """
 
     teacher: str = Field(pattern=r"^[a-z0-9-]+$")
@@ -118,7 +119,9 @@ class Distillation(_Strict):
     pretrain: int = Field(ge=0)
     pixel: float = Field(default=1.0, ge=0)
     perceptual: float = Field(default=2.0, ge=0)
+    photo: float = Field(default=0.0, ge=0)
     spread: float = Field(default=2.0, ge=0)
+    share: float = Field(default=1.0, ge=0, le=1)
     critic: float = Field(default=0.01, ge=0)
     critic_channels: int = Field(default=64, ge=1)
 

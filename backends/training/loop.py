@@ -70,7 +70,7 @@ class Trainer:
         for step, indices in batches(self.task.count, self.config.batch, self.config.seed, self.step):
             if step >= self.config.steps:
                 break
-            losses.append(self._one_step(step, indices))
+            losses.append(self.one_step(step, indices))
             self.step = step + 1
             if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
                 elapsed, worked = (now - then for now, then in zip(_clock(), clock, strict=True))
@@ -79,7 +79,12 @@ class Trainer:
                 self._checkpoint()
                 clock, losses, first = _clock(), [], self.step
 
-    def _one_step(self, step: int, indices: torch.Tensor) -> dict[str, float]:
+    def one_step(self, step: int, indices: torch.Tensor) -> dict[str, float]:
+        """Train all parts on the images of these indices (batch,); returns the loss of each part.
+
+        Raises:
+            ConfigError: a loss or its gradient is not finite.
+        """
         rng = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
         values = {}
         for name, loss in self.task.losses(step, indices, rng):

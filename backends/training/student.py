@@ -2,8 +2,9 @@
 
 The teacher's deterministic sampler maps each noise to one face. Samples of it are drawn once, for several noises an
 image, and the student learns that map: first by the squared error, then by L1 and LPIPS-VGG to the teacher's own
-sample, never to the photo, which would have it ignore the noise. A critic sees two samples of one image beside each
-other, so that two alike are told from the teacher's, and two closer to each other than the teacher's cost more.
+sample. LPIPS-VGG to the photo brings the samples nearer to it, and to each other: alone it would have the student
+ignore the noise. What holds them apart is a critic that sees two samples of one image beside each other, so that two
+alike are told from the teacher's, and a cost of two that are closer than a share of the teacher's distance.
 
 The student begins as its teacher, which is told that the noise is y_t at a level short of 1: at 1 it would answer with
 the mean of all faces that fit the input, whatever the noise.
@@ -201,7 +202,8 @@ class StudentTask:
 
     def losses(self, step: int, indices: Tensor, rng: torch.Generator) -> Iterator[tuple[str, Tensor]]:
         """See `Task.losses`."""
-        up = self._enlarged(self.pairs.images[indices.numpy()])
+        photos = self.pairs.images[indices.numpy()]
+        up = self._enlarged(photos)
         z, targets = self._draw(indices, rng)
         outputs = self._output(self.network, up.repeat(2, 1, 1, 1), z)
         if step < self.weights.pretrain:
@@ -209,14 +211,15 @@ class StudentTask:
             return
         real, fake = self.critic(beside(targets), up), self.critic(beside(outputs.detach()), up)
         yield "critic", (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
-        yield "network", self._student_loss(outputs, targets, up)
+        yield "network", self._student_loss(outputs, targets, up, to_model(photos))
 
-    def _student_loss(self, outputs: Tensor, targets: Tensor, up: Tensor) -> Tensor:
+    def _student_loss(self, outputs: Tensor, targets: Tensor, up: Tensor, photos: Tensor) -> Tensor:
         w, perception = self.weights, self.perception
-        ours, theirs = perception.features(outputs), perception.features(targets)
+        ours, theirs, real = (perception.features(each) for each in (outputs, targets, photos))
         apart, wanted = (perception.distances(*halves(each)) for each in (ours, theirs))
         loss: Tensor = w.pixel * F.l1_loss(outputs, targets) + w.perceptual * perception.distances(ours, theirs).mean()
-        loss = loss + w.spread * F.relu(wanted - apart).mean()
+        loss = loss + w.photo * perception.distances(ours, [torch.cat([each, each]) for each in real]).mean()
+        loss = loss + w.spread * F.relu(w.share * wanted - apart).mean()
         return loss + w.critic * F.softplus(-self.critic(beside(outputs), up)).mean()
 
     @cached_property

@@ -1,17 +1,18 @@
 """The page of all models: `python -m backends.training.zoo` writes docs/models.md from the model cards."""
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 FOLDERS = (Path("backends/weights"), Path("harness/data"))
 PAGE = Path("docs/models.md")
-COLUMNS = ("parameters", "operations", "data", "licence", "images seen", "time", "energy (estimate)")
+COLUMNS = ("parameters", "operations", "data", "licence", "images seen", "computation", "time", "energy (estimate)")
 """Rows of a card's table "Training" that the page shows."""
 FIGURES = ("lpips alex", "kid alexnet")
 """Columns of a card's learning curve whose last values the page shows."""
-HOURS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
-"""Core-hours at which the page compares the learning curves."""
+MARKS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""PFLOP of training at which the page compares the learning curves; hours would compare machines as well."""
 SIZES = ((16, 64), (16, 128))
 """Sides of inputs and outputs of the models whose curves the page compares; other stages are tasks of their own."""
 HEAD = """\
@@ -29,9 +30,9 @@ CURVES = """\
 ## From {low} to {high} pixels with less computation?
 
 LPIPS (AlexNet) and KID (AlexNet) of the training's validation faces, enlarged from {low} to {high} pixels, after so
-many core-hours: the last figures that the training had written by then; SR3 in eight steps. A training that begins with
-another model's weights, or learns from its samples as sr3-fast-16-64 does, counts its own hours only; the other's come
-before.
+many operations (PFLOP, 10^15; `python -m backends.training.operations`): the last figures that the training had written
+by then; SR3 in eight steps. A training that begins with another model's weights, or learns from its samples as
+sr3-fast-16-64 does, counts its own operations only; the other's come before.
 
 """
 
@@ -45,7 +46,7 @@ def page(root: Path) -> str:
         same = [card for card in cards if card.stem.endswith(f"-{low}-{high}")]
         curves = {name: curve for card in same for name, curve in _curves(card)}
         if curves:
-            parts += [CURVES.format(low=low, high=high), _table([("core-hours", *curves), *_by_hours(curves)])]
+            parts += [CURVES.format(low=low, high=high), _table([("PFLOP", *curves), *_by_computation(curves)])]
     return "".join(parts)
 
 
@@ -70,19 +71,35 @@ def _training(card: Path) -> tuple[list[list[str]], list[list[str]]]:
 
 
 def _curves(card: Path) -> Iterator[tuple[str, dict[float, str]]]:
-    """Name, and core-hours -> LPIPS and KID, of each training on a card that has both."""
+    """Name, and PFLOP -> LPIPS and KID, of each training on a card that has both and says what a step computes."""
+    facts = dict(_training(card)[0])
+    if "computation" not in facts:
+        return
     again = card.read_text(encoding="utf-8").partition("## Trained again\n")[2].partition("## ")[0]
     tables = [(card.stem, _training(card)[1]), *((f"{card.stem}, again", table) for table in _tables(again))]
     for name, (heading, *rows) in tables:
-        if {"core hours", *FIGURES} <= set(heading):
+        if {"images seen", *FIGURES} <= set(heading):
             points = [dict(zip(heading, row, strict=True)) for row in rows]
-            yield name, {float(p["core hours"]): " / ".join(p[figure] for figure in FIGURES) for p in points}
+            yield name, {_spent(facts, p["images seen"]): " / ".join(p[figure] for figure in FIGURES) for p in points}
 
 
-def _by_hours(curves: dict[str, dict[float, str]]) -> Iterator[list[str]]:
-    for hours in HOURS:
-        before = [[text for at, text in curve.items() if at <= hours] for curve in curves.values()]
-        yield [f"{hours:g}", *(texts[-1] if texts else "–" for texts in before)]
+def _spent(facts: dict[str, str], images: str) -> float:
+    """PFLOP that a training has spent when it has seen so many images, phase by phase."""
+    left, spent = _count(images) / _count(facts["images seen"].split()[-1]), 0.0
+    for steps, each in re.findall(r"([\d,]+) steps of (\S+) TFLOP", facts["computation"]):
+        spent += min(left, _count(steps)) * float(each) / 1000
+        left = max(0.0, left - _count(steps))
+    return spent
+
+
+def _count(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+def _by_computation(curves: dict[str, dict[float, str]]) -> Iterator[list[str]]:
+    for mark in MARKS:
+        before = [[text for at, text in curve.items() if at <= mark] for curve in curves.values()]
+        yield [f"{mark:g}", *(texts[-1] if texts else "–" for texts in before)]
 
 
 def _tables(text: str) -> Iterator[list[list[str]]]:

@@ -514,14 +514,14 @@ def test_an_interrupted_training_ends_like_a_straight_one(
 @contextmanager
 def failing(monkeypatch: pytest.MonkeyPatch, trainer: Trainer, at_step: int) -> Iterator[None]:
     """Someone presses Ctrl-C in the middle of a step."""
-    one_step = trainer._one_step
+    one_step = trainer.one_step
 
     def step(number: int, indices: Tensor) -> dict[str, float]:
         if number == at_step:
             raise KeyboardInterrupt
         return one_step(number, indices)
 
-    monkeypatch.setattr(trainer, "_one_step", step)
+    monkeypatch.setattr(trainer, "one_step", step)
     with pytest.raises(KeyboardInterrupt):
         yield
 
@@ -542,7 +542,7 @@ def test_the_average_follows_its_recurrence() -> None:
     trainer = Trainer(config(learning_rate=0.05, ema=0.2), Path("runs/training/tiny"))
     expected = [parameter.detach().clone() for parameter in trainer.average.parameters()]
     for step, decay in enumerate((1 / 10, 2 / 11, 0.2, 0.2)):
-        trainer._one_step(step, torch.arange(4))
+        trainer.one_step(step, torch.arange(4))
         network = [parameter.detach() for parameter in trainer.parts["network"].parameters()]
         expected = [decay * slow + (1 - decay) * fast for slow, fast in zip(expected, network, strict=True)]
         torch.testing.assert_close(list(trainer.average.parameters()), expected, atol=1e-6, rtol=1e-5)
@@ -594,19 +594,47 @@ def test_perception_is_lpips() -> None:
     torch.testing.assert_close(ours, expected, atol=0, rtol=0.02)
 
 
+NO_LOSSES = {"teacher": "teacher", "pretrain": 0, "pixel": 0, "perceptual": 0, "photo": 0, "critic": 0, "spread": 0}
+
+
 @pytest.mark.usefixtures("folder")
 def test_a_student_pays_for_samples_closer_than_its_teachers() -> None:
     """The spread loss is what an image misses of the teacher's distance; more of it in another makes up for nothing."""
-    alone = {"teacher": "teacher", "pretrain": 0, "pixel": 0, "perceptual": 0, "critic": 0, "spread": 1}
+    alone = NO_LOSSES | {"spread": 1}
     task = student.StudentTask(config(**STUDENT | {"distillation": alone}))
     first, second = 2 * torch.rand((2, 2, 3, 16, 16), generator=torch.Generator().manual_seed(0)) - 1
     second[1] = 0.5 * first[1] + 0.5 * second[1]
     ours, theirs = torch.stack([first[0], second[1]]), torch.stack([second[0], first[1]])
     with torch.no_grad():
         apart = lpips_network("vgg")(first, second).flatten()
-        loss = task._student_loss(torch.cat([first, ours]), torch.cat([first, theirs]), torch.zeros_like(first))
+        loss = task._student_loss(torch.cat([first, ours]), torch.cat([first, theirs]), first, first)
     torch.testing.assert_close(loss, apart[0] / 2, atol=0, rtol=0.02)
     assert apart[0] > 1.5 * apart[1] > 0.06
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_share_of_the_teachers_distance_may_be_enough() -> None:
+    """Two samples pay for what they miss of that share only."""
+    x, y = (2 * torch.rand((2, 3, 16, 16), generator=torch.Generator().manual_seed(0)) - 1)[:, None]
+    same, apart = torch.cat([x, x]), torch.cat([x, y])
+    losses = []
+    for share in (1.0, 0.6):
+        task = student.StudentTask(config(**STUDENT | {"distillation": NO_LOSSES | {"spread": 1, "share": share}}))
+        with torch.no_grad():
+            losses.append(task._student_loss(same, apart, x, x))
+    torch.testing.assert_close(losses[1], 0.6 * losses[0])
+    assert losses[0] > 0.06
+
+
+@pytest.mark.usefixtures("folder")
+def test_both_samples_of_a_student_are_held_against_the_photo() -> None:
+    """The photo's loss is the mean LPIPS-VGG of both samples to it, whatever the teacher's samples are."""
+    first, second, photos, theirs = 2 * torch.rand((4, 2, 3, 16, 16), generator=torch.Generator().manual_seed(0)) - 1
+    task = student.StudentTask(config(**STUDENT | {"distillation": NO_LOSSES | {"photo": 1}}))
+    with torch.no_grad():
+        expected = lpips_network("vgg")(torch.cat([first, second]), torch.cat([photos, photos])).mean()
+        loss = task._student_loss(torch.cat([first, second]), torch.cat([theirs, theirs]), theirs, photos)
+    torch.testing.assert_close(loss, expected, atol=0, rtol=0.02)
 
 
 def test_a_student_draws_its_teachers_samples_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1097,6 +1125,7 @@ def test_a_card_is_made_from_the_log(folder: Path, monkeypatch: pytest.MonkeyPat
     assert text.count("| 12 | ") == 1
     assert "| time | 0.00 core-hours, 0.00 h by the clock, other work beside it |" in text
     assert "GFLOP a pass and image of 16 x 16 pixels" in text
+    assert f"| computation | {operations.computation(config())} |" in text
     assert "Wh, at an assumed 5 W a core" in text
     first, last = (json.loads(line)["validation_loss"] for line in lines)
     assert f"| loss on validation images | {last:.4f} |" in text
@@ -1149,8 +1178,10 @@ def test_operations_are_counted_forward_and_backward() -> None:
         if isinstance(layer, nn.Conv2d):
             layer.register_forward_hook(count)
     network(torch.zeros(settings.batch, 3, settings.low, settings.low))
-    (first, pretraining), (rest, adversarial) = operations.count_operations(settings)
-    assert (first, rest) == (2, 4)
+    phases = operations.measure(settings)
+    assert [phase.steps for phase in phases] == [2, 4]
+    assert all(phase.seconds > 0 for phase in phases)
+    pretraining, adversarial = (phase.operations for phase in phases)
     low, high = settings.low, settings.high
     resizes = 2 * 2 * settings.batch * 3 * low * high * (low + high)  # down and up again, each two matrix products
     assert pretraining == resizes + 3 * sum(forward) - forward[0]
@@ -1160,12 +1191,18 @@ def test_operations_are_counted_forward_and_backward() -> None:
 def test_a_trainings_operations_are_printed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A row a config: images seen, operations of a step, of all; what cannot be counted gets one line."""
+    """A row a config: images seen, operations of all steps, of one; what cannot be counted gets one line.
+
+    The training itself is not begun by that.
+    """
     path = write_config(folder)
     assert run_main(monkeypatch, operations.main, path, path) == 0
-    ((steps, each),) = operations.count_operations(config())
-    cells = f"| tiny | 24 | {each / 1e12:.3f} ({steps} steps) | {steps * each / 1e15:.2f} |"
+    ((steps, each, _),) = operations.measure(config())
+    cells = (
+        f"| tiny | 24 in 6 steps of 4 | {steps * each / 1e15:.3g} | {steps} steps of {each / 1e12:.4g} TFLOP | 0.00 |"
+    )
     assert capsys.readouterr().out.splitlines()[2:] == [cells, cells]
+    assert not (folder / "runs/training/tiny").exists()
     for arguments, line in (([], "usage: "), ([folder / "none.yaml"], f"error: {folder / 'none.yaml'}: No such file")):
         assert run_main(monkeypatch, operations.main, *arguments) == 2
         assert capsys.readouterr().err.startswith(line)

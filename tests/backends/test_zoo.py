@@ -40,24 +40,27 @@ def test_a_model_shows_its_facts_and_the_end_of_its_curve(tmp_path: Path) -> Non
     (folder / "tiny.safetensors").touch()
     (row,) = [line for line in page(tmp_path).splitlines() if line.startswith("| [")]
     cells = row.strip("| ").split(" | ")
-    assert cells == ["[tiny](../backends/weights/tiny.md)", "12", "–", "–", "free", "–", "–", "–", "0.4", "–"]
+    assert cells == ["[tiny](../backends/weights/tiny.md)", "12", "–", "–", "free", "–", "–", "–", "–", "0.4", "–"]
 
 
 def test_curves_are_compared_at_the_same_computation(tmp_path: Path) -> None:
     """A model shows what it had reached by then, its last figures once it has ended, and a dash before its first.
 
-    A stage that begins with larger inputs has another task and no column; a model without such figures has those of its
-    second training.
+    Its phases may cost differently. A stage that begins with larger inputs has another task and no column; a model
+    without such figures has those of its second training.
     """
     folder = tmp_path / "backends" / "weights"
     folder.mkdir(parents=True)
-    curve = "| core hours | lpips alex | kid alexnet |\n| --- | --- | --- |\n| 0.1 | 0.5 | 9 |\n| 0.45 | 0.4 | 8 |\n"
-    cards = {name: CARD.partition("| images seen")[0] + curve for name in ("tiny-16-64", "stage-32-64")}
-    for name, card in (cards | {"old-16-64": f"{CARD}\n## Trained again\n\n{curve}\n## Measured\n"}).items():
+    curve = "| images seen | lpips alex | kid alexnet |\n| --- | --- | --- |\n| 400 | 0.5 | 9 |\n| 4,400 | 0.4 | 8 |\n"
+    computation = "0.45 PFLOP: 100 steps of 1 TFLOP, 1,000 steps of 0.35 TFLOP"
+    facts = f"| images seen | 4,400 in 1,100 steps of 4 |\n| computation | {computation} |\n"
+    counted = CARD.replace("| licence", f"{facts}| licence")
+    cards = {name: counted.partition("| images seen | hours")[0] + curve for name in ("tiny-16-64", "stage-32-64")}
+    for name, card in (cards | {"old-16-64": f"{counted}\n## Trained again\n\n{curve}\n## Measured\n"}).items():
         (folder / f"{name}.md").write_text(card)
         (folder / f"{name}.safetensors").touch()
     text = page(tmp_path)
-    assert "| core-hours | old-16-64, again | tiny-16-64 |" in text
+    assert "| PFLOP | old-16-64, again | tiny-16-64 |" in text
     assert [line for line in text.splitlines() if line.startswith(("| 0.05 ", "| 0.4 ", "| 0.6 "))] == [
         "| 0.05 | – | – |",
         "| 0.4 | 0.5 / 9 | 0.5 / 9 |",
