@@ -1,7 +1,8 @@
 """Weights and model card of a finished training: `python -m backends.training.card CONFIG [RUN [BACKEND]]`.
 
-The card's figures come from the training log and, if a run folder of the harness is given, from its tables: those of
-BACKEND, as the run calls it, by default the model's name without its sizes.
+The card's figures come from the log of the finished training, from a few steps of it, whose operations are counted and
+which need its data, and, if a run folder of the harness is given, from its tables: those of BACKEND, as the run calls
+it, by default the model's name without its sizes.
 """
 
 import json
@@ -21,7 +22,7 @@ from backends.biggan.networks import Generator
 from backends.checkpoint import build
 from backends.training.attributes import mobilenet
 from backends.training.config import ConfigError, TrainingConfig, load_config
-from backends.training.loop import read_metadata
+from backends.training.loop import LOG, read_log, read_metadata
 from backends.training.operations import computation
 from harness.datasets import LICENCES, UNKNOWN
 from harness.errors import HarnessError, one_line
@@ -77,17 +78,17 @@ def write_card(config: TrainingConfig, run: Path | None, backend: str | None = N
     A log `cards/NAME-again.jsonl`, of a second training by the same config, adds its learning curve.
 
     Raises:
-        ConfigError: the training log is empty or damaged, or the run has no such backend.
+        ConfigError: the training log is damaged or not that of the whole training, or the run has no such backend.
         DatasetError: the data set, on which a step's operations are counted, is not there.
         OSError: a file is missing or cannot be written.
     """
-    log = _read_log(Path("runs/training") / config.name / "log.jsonl")
+    log = _finished_log(config)
     weights = weights_path(config)
     text = (TEXTS / f"{config.name}.md").read_text(encoding="utf-8")
     parts = [text, "## Training\n", _training(config, log, weights)]
     second = TEXTS / f"{config.name}-again.jsonl"
     if second.exists():
-        parts.append(AGAIN + _curve(_read_log(second)))
+        parts.append(AGAIN + _curve(read_log(second)))
     if run is not None:
         parts += [
             "\n## Measured\n",
@@ -98,16 +99,14 @@ def write_card(config: TrainingConfig, run: Path | None, backend: str | None = N
     return path
 
 
-def _read_log(path: Path) -> list[dict[str, float]]:
-    """The log's rows by step; of a step that was repeated after an interruption, the later row."""
-    try:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        by_step = {row["step"]: row for row in rows}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: not a training log: {one_line(str(error))}") from error
-    if not by_step:
-        raise ConfigError(f"{path}: the training has not logged a step yet")
-    return [by_step[step] for step in sorted(by_step)]
+def _finished_log(config: TrainingConfig) -> list[dict[str, float]]:
+    path = Path("runs/training") / config.name / LOG
+    log = read_log(path)
+    if not log or (log[-1]["step"], log[-1].get("images")) != (config.steps, config.steps * config.batch):
+        step = int(log[-1]["step"]) if log else 0
+        wanted = f"{config.steps:,} steps of {config.batch}"
+        raise ConfigError(f"{path}: at step {step:,}, not the log of {wanted}: finish the training first")
+    return log
 
 
 def _training(config: TrainingConfig, log: list[dict[str, float]], weights: Path) -> str:
@@ -132,13 +131,13 @@ def _training(config: TrainingConfig, log: list[dict[str, float]], weights: Path
 
 
 def _ending(log: list[dict[str, float]]) -> list[tuple[str, str]]:
-    """What the last tenth of the steps changed; nothing if it was not logged when that began."""
+    """What the last tenth of the steps changed, or a little more, as the log has it; nothing of a shorter log."""
     last, begun = log[-1], [row for row in log if row["step"] <= 0.9 * log[-1]["step"]]
     if not begun:
         return []
-    names = [name for name in ("validation_loss", "lpips_alex", "kid_alexnet") if name in last]
+    names = [name for name in ("validation_loss", "lpips_alex", "kid_alexnet") if name in last and name in begun[-1]]
     changes = [f"{name.replace('_', ' ')} {begun[-1][name]:.4g} to {last[name]:.4g}" for name in names]
-    return [("the last tenth", f"steps {int(begun[-1]['step']):,} to {int(last['step']):,}: {', '.join(changes)}")]
+    return [("at the end", f"steps {int(begun[-1]['step']):,} to {int(last['step']):,}: {', '.join(changes)}")]
 
 
 def _time(last: dict[str, float]) -> str:
@@ -158,7 +157,7 @@ def _operations(config: TrainingConfig, weights: Path) -> str:
     kind, high = sizes.get("kind", "unet"), config.high
     size = config.low if kind in {"srresnet", "rrdb"} else high
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        network = (mobilenet(9) if kind == "mobilenet" else build(sizes)).eval()
+        network = (mobilenet(8) if kind == "mobilenet" else build(sizes)).eval()
         rest = (torch.zeros(1),) if kind == "unet" else ()
         if isinstance(network, Generator):
             network(torch.zeros(1, network.latents), torch.zeros(1, dtype=torch.long))

@@ -162,7 +162,7 @@ FIELDS: dict[str, tuple[Task, ...]] = {
     "augmentation": ("cdm-sr",),
     "level": ("cdm-sr",),
     "classes": OF_CLASSES,
-    "races": tuple(task for task in NETWORKS if task not in OF_CLASSES),
+    "races": ("sr3", "regression", "gan", "student"),
 }
 """Fields that not all tasks have, and which have them."""
 BLOCKS: dict[str, Task] = {"adversarial": "gan", "distillation": "student", "hinge": "biggan"}

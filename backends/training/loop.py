@@ -19,6 +19,9 @@ from backends.training.data import batches
 from backends.training.tasks import load_task
 from harness.errors import one_line
 
+LOG = "log.jsonl"
+"""The file of a training's folder with its figures at each checkpoint."""
+
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
     """Linear warm-up, then a cosine from the first to the final learning rate; anew in each phase of the training."""
@@ -36,7 +39,7 @@ class Trainer:
 
     Raises:
         ConfigError: the images are fewer than a batch, the weights to start from do not fit, the network is too large
-            to be loaded, or the folder's checkpoint is damaged, of another network or of another config.
+            to be loaded, the folder's log is damaged, or its checkpoint is, or of another network or config.
         DatasetError: the data set is not there.
     """
 
@@ -63,6 +66,7 @@ class Trainer:
         }
         self.step, self.seconds, self.core_seconds = 0, 0.0, 0.0
         self._resume()
+        self.rows = [row for row in read_log(folder / LOG) if row["step"] <= self.step] if self.step else []
 
     def train(self) -> None:
         """Train to the configured number of steps, printing progress with an ETA and writing checkpoints."""
@@ -85,7 +89,9 @@ class Trainer:
         Raises:
             ConfigError: a loss or its gradient is not finite.
         """
-        rng = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
+        seed = self.config.seed * 1_000_003 + step
+        torch.manual_seed(seed)  # of dropout, which takes no generator
+        rng = torch.Generator().manual_seed(seed)
         values = {}
         for name, loss in self.task.losses(step, indices, rng):
             rate = self.config.rate(name) * learning_rate(self.config, step)
@@ -119,7 +125,7 @@ class Trainer:
 
     @torch.no_grad()
     def _log(self, losses: list[dict[str, float]], speed: float) -> None:
-        row = {
+        row: dict[str, float] = {
             "step": self.step,
             "images": self.step * self.config.batch,
             "hours": round(self.seconds / 3600, 4),
@@ -131,9 +137,10 @@ class Trainer:
         row |= {name: round(value, 6) for name, value in self.task.validate(self.average).items()}
         left = (self.config.steps - self.step) * self.config.batch / speed / 60
         print(f"{self.config.name} {row} {speed:.0f} images/s, {left:.0f} min left", flush=True)
-        log, partial = self.folder / "log.jsonl", self.folder / "log.part"
-        partial.write_text((log.read_text() if log.exists() else "") + json.dumps(row) + "\n")
-        partial.rename(log)
+        self.rows.append(row)
+        partial = self.folder / "log.part"
+        partial.write_text("".join(f"{json.dumps(each)}\n" for each in self.rows))
+        partial.rename(self.folder / LOG)
 
     def _checkpoint(self) -> None:
         states = {name: part.state_dict() for name, part in (*self.parts.items(), ("average", self.average))}
@@ -211,6 +218,22 @@ def _check_moments(state: dict[int, dict[str, torch.Tensor]], parameters: list[n
         expected = {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}
         if {name: value.shape for name, value in entry.items()} != expected:
             raise ValueError(f"the optimizer's moments of parameter {index} do not fit")
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The rows of a training's log by step, of a repeated step the later one; none if there is no log yet.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    try:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        by_step: dict[int, dict[str, float]] = {int(row["step"]): row for row in rows}
+    except FileNotFoundError:
+        return []
+    except (ValueError, LookupError, TypeError) as error:
+        raise ConfigError(f"{path}: not a training log: {one_line(str(error))}") from error
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def read_metadata(path: Path) -> dict[str, str]:

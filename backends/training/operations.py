@@ -8,6 +8,9 @@ one thread (`OMP_NUM_THREADS=1`) and nothing beside it make them comparable.
 
 import sys
 import time
+from collections.abc import Sequence
+from itertools import chain
+from math import prod
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -18,11 +21,26 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from backends.training.config import ConfigError, TrainingConfig, load_config
 from backends.training.loop import Trainer
-from harness.errors import HarnessError
+from harness.errors import HarnessError, one_line
 
 HEAD = ("model", "images seen", "PFLOP in all", "of which", "core-hours on this machine")
 TIMED = 5
 """Steps of each phase that are timed; their median counts."""
+
+
+def _backward(output: Sequence[int], x: Sequence[int], weight: Sequence[int], *rest: object, **_: object) -> int:
+    """A convolution's operations backward: each gradient, of its input and its weight, costs what forward does.
+
+    PyTorch counts the weight's as if there were no groups.
+    """
+    transposed, wanted = rest[4], rest[7]
+    if not isinstance(wanted, Sequence):
+        raise TypeError("convolution_backward has other arguments in this version of PyTorch")
+    positions = (x if transposed else output)[2:]
+    return 2 * output[0] * prod(positions) * prod(weight) * sum(map(bool, wanted[:2]))
+
+
+COUNTS = {torch.ops.aten.convolution_backward: _backward}
 
 
 class Phase(NamedTuple):
@@ -49,7 +67,7 @@ def measure(config: TrainingConfig) -> list[Phase]:
 
 def _phase(trainer: Trainer, first: int, last: int) -> Phase:
     indices = torch.arange(trainer.config.batch)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=COUNTS) as counter:
         trainer.one_step(first, indices)
     seconds = []
     for _ in range(TIMED):
@@ -61,13 +79,16 @@ def _phase(trainer: Trainer, first: int, last: int) -> Phase:
 
 def computation(config: TrainingConfig) -> str:
     """What a card says of all operations of a training; see `measure` for errors."""
-    return _computation(measure(config))
+    phases = measure(config)
+    return f"{_total(phases)} PFLOP: {_steps(phases)}"
 
 
-def _computation(phases: list[Phase]) -> str:
-    total = sum(phase.steps * phase.operations for phase in phases)
-    steps = ", ".join(f"{phase.steps:,} steps of {phase.operations / 1e12:.4g} TFLOP" for phase in phases)
-    return f"{total / 1e15:.3g} PFLOP: {steps}"
+def _total(phases: list[Phase]) -> str:
+    return f"{sum(phase.steps * phase.operations for phase in phases) / 1e15:.3g}"
+
+
+def _steps(phases: list[Phase]) -> str:
+    return ", ".join(f"{phase.steps:,} steps of {phase.operations / 1e12:.4g} TFLOP" for phase in phases)
 
 
 def row(config: TrainingConfig) -> tuple[str, ...]:
@@ -75,7 +96,7 @@ def row(config: TrainingConfig) -> tuple[str, ...]:
     phases = measure(config)
     hours = sum(phase.steps * phase.seconds for phase in phases) / 3600
     images = f"{config.steps * config.batch:,} in {config.steps:,} steps of {config.batch}"
-    return config.name, images, *_computation(phases).replace(" PFLOP", "").split(": "), f"{hours:.2f}"
+    return config.name, images, _total(phases), _steps(phases), f"{hours:.2g}"
 
 
 def main() -> int:
@@ -85,11 +106,14 @@ def main() -> int:
         return 2
     try:
         configs = [load_config(Path(name)) for name in sys.argv[1:]]
-        for cells in (HEAD, ["---"] * len(HEAD), *map(row, configs)):
+        for cells in chain((HEAD, ["---"] * len(HEAD)), map(row, configs)):
             print(f"| {' | '.join(cells)} |", flush=True)
     except (ConfigError, HarnessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        return 1
     return 0
 
 

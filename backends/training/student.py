@@ -12,6 +12,7 @@ the mean of all faces that fit the input, whatever the noise.
 
 import hashlib
 import math
+import sys
 import time
 from collections.abc import Iterator
 from functools import cached_property
@@ -118,7 +119,7 @@ def draw_samples(teacher: Teacher, pairs: Pairs, noises: int) -> NDArray[np.uint
             left = (len(pairs.images) - start - PART) / PART * (time.monotonic() - begun) / drawn / 60
             print(
                 f"samples of the teacher: {start} of {len(pairs.images)} images, {max(0, left):.0f} min left",
-                flush=True,
+                file=sys.stderr,
             )
         parts.append(samples)
     return np.concatenate(parts)
@@ -215,10 +216,12 @@ class StudentTask:
 
     def _student_loss(self, outputs: Tensor, targets: Tensor, up: Tensor, photos: Tensor) -> Tensor:
         w, perception = self.weights, self.perception
-        ours, theirs, real = (perception.features(each) for each in (outputs, targets, photos))
+        ours, theirs = perception.features(outputs), perception.features(targets)
         apart, wanted = (perception.distances(*halves(each)) for each in (ours, theirs))
         loss: Tensor = w.pixel * F.l1_loss(outputs, targets) + w.perceptual * perception.distances(ours, theirs).mean()
-        loss = loss + w.photo * perception.distances(ours, [torch.cat([each, each]) for each in real]).mean()
+        if w.photo:
+            real = [torch.cat([each, each]) for each in perception.features(photos)]
+            loss = loss + w.photo * perception.distances(ours, real).mean()
         loss = loss + w.spread * F.relu(w.share * wanted - apart).mean()
         return loss + w.critic * F.softplus(-self.critic(beside(outputs), up)).mean()
 

@@ -11,7 +11,7 @@ COLUMNS = ("parameters", "operations", "data", "licence", "images seen", "comput
 """Rows of a card's table "Training" that the page shows."""
 FIGURES = ("lpips alex", "kid alexnet")
 """Columns of a card's learning curve whose last values the page shows."""
-MARKS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+MARKS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 """PFLOP of training at which the page compares the learning curves; hours would compare machines as well."""
 SIZES = ((16, 64), (16, 128))
 """Sides of inputs and outputs of the models whose curves the page compares; other stages are tasks of their own."""
@@ -32,7 +32,7 @@ CURVES = """\
 LPIPS (AlexNet) and KID (AlexNet) of the training's validation faces, enlarged from {low} to {high} pixels, after so
 many operations (PFLOP, 10^15; `python -m backends.training.operations`): the last figures that the training had written
 by then; SR3 in eight steps. A training that begins with another model's weights, or learns from its samples as
-sr3-fast-16-64 does, counts its own operations only; the other's come before.
+sr3-fast-16-64 does, counts its own steps only; the other's training and the drawing of its samples come before.
 
 """
 

@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from backends.base import Batch, SampleBatch
 from backends.biggan.backend import BigGAN
@@ -173,6 +174,7 @@ def test_shipped_configs_are_valid(path: Path) -> None:
         ({"task": "gan", "network": {"kind": "rrdb"}}, "needs the field adversarial"),
         ({"adversarial": {"pretrain": 1}}, "needs the field adversarial"),
         ({"task": "student"}, "needs the field distillation"),
+        ({"task": "attributes", "races": {"asian": 3}, "network": {"kind": "mobilenet"}}, "races"),
         ({"task": "student", "distillation": {"teacher": "../x", "pretrain": 1}}, "distillation.teacher"),
         ({"target": "x"}, "target"),
         ({"task": "regression", "target": "eps", "blur": 0.5}, "the task regression has no field blur"),
@@ -614,16 +616,19 @@ def test_a_student_pays_for_samples_closer_than_its_teachers() -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_a_share_of_the_teachers_distance_may_be_enough() -> None:
-    """Two samples pay for what they miss of that share only."""
+    """Two samples pay for what they miss of that share only; nothing if they have it."""
     x, y = (2 * torch.rand((2, 3, 16, 16), generator=torch.Generator().manual_seed(0)) - 1)[:, None]
-    same, apart = torch.cat([x, x]), torch.cat([x, y])
-    losses = []
-    for share in (1.0, 0.6):
-        task = student.StudentTask(config(**STUDENT | {"distillation": NO_LOSSES | {"spread": 1, "share": share}}))
-        with torch.no_grad():
-            losses.append(task._student_loss(same, apart, x, x))
-    torch.testing.assert_close(losses[1], 0.6 * losses[0])
-    assert losses[0] > 0.06
+    nearer, lpips = 0.5 * x + 0.5 * y, lpips_network("vgg")
+    losses = {}
+    with torch.no_grad():
+        wanted, apart = float(lpips(x, y)), float(lpips(x, nearer))
+        for share in (1.0, 0.9 * apart / wanted):
+            task = student.StudentTask(config(**STUDENT | {"distillation": NO_LOSSES | {"spread": 1, "share": share}}))
+            losses[share] = float(task._student_loss(torch.cat([x, nearer]), torch.cat([x, y]), x, x))
+            losses[-share] = float(task._student_loss(torch.cat([x, x]), torch.cat([x, y]), x, x))
+    expected = [wanted - apart, wanted, 0, 0.9 * apart]
+    assert list(losses.values()) == pytest.approx(expected, rel=0.05)
+    assert min(apart, wanted - apart) > 0.02
 
 
 @pytest.mark.usefixtures("folder")
@@ -1129,7 +1134,7 @@ def test_a_card_is_made_from_the_log(folder: Path, monkeypatch: pytest.MonkeyPat
     assert "Wh, at an assumed 5 W a core" in text
     first, last = (json.loads(line)["validation_loss"] for line in lines)
     assert f"| loss on validation images | {last:.4f} |" in text
-    assert f"| the last tenth | steps 3 to 6: validation loss {first:.4g} to {last:.4g} |" in text
+    assert f"| at the end | steps 3 to 6: validation loss {first:.4g} to {last:.4g} |" in text
     assert "24 images of `utkface:x#test`" in text
     assert "| tiny | psnr | 24 | 26.12 | 25 to 27 |" in text
     assert "| tiny | kid_alexnet | 23 | 1.25 | 1 to 1.5 |" in text
@@ -1143,11 +1148,16 @@ def test_a_card_is_made_from_the_log(folder: Path, monkeypatch: pytest.MonkeyPat
     assert run_main(monkeypatch, card.main, path, folder / "run", "none") == 2
 
 
-@pytest.mark.parametrize("log", [None, "", "no json\n", "[1]\n", "{}\n"])
+@pytest.mark.parametrize(
+    "log", [None, "", "no json\n", "[1]\n", "{}\n", '{"step": 3, "images": 12}\n', '{"step": 6, "images": 96}\n']
+)
 def test_a_card_without_a_log_gets_one_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], log: str | None
 ) -> None:
-    """A missing, empty or damaged log is named."""
+    """A missing, empty or damaged log is named, and so is that of half a training or of another one."""
+    (folder / "texts").mkdir()
+    (folder / "texts" / "tiny.md").write_text("# tiny: a test\n")
+    monkeypatch.setattr(card, "TEXTS", folder / "texts")
     if log is not None:
         (folder / "runs/training/tiny").mkdir(parents=True)
         (folder / "runs/training/tiny/log.jsonl").write_text(log)
@@ -1195,14 +1205,73 @@ def test_a_trainings_operations_are_printed(
 
     The training itself is not begun by that.
     """
-    path = write_config(folder)
-    assert run_main(monkeypatch, operations.main, path, path) == 0
+    path, other = write_config(folder), folder / "other.yaml"
+    other.write_text(yaml.safe_dump(TINY | {"train": "parquet:none#train"}))
     ((steps, each, _),) = operations.measure(config())
-    cells = (
-        f"| tiny | 24 in 6 steps of 4 | {steps * each / 1e15:.3g} | {steps} steps of {each / 1e12:.4g} TFLOP | 0.00 |"
-    )
-    assert capsys.readouterr().out.splitlines()[2:] == [cells, cells]
+    cells = f"| tiny | 24 in 6 steps of 4 | {steps * each / 1e15:.3g} | {steps} steps of {each / 1e12:.4g} TFLOP | "
+    assert run_main(monkeypatch, operations.main, path, other) == 2
+    output = capsys.readouterr()
+    (row,) = output.out.splitlines()[2:]
+    assert row.startswith(cells)
+    assert float(row.removeprefix(cells).removesuffix(" |")) > 0
+    assert output.err.startswith("error: ")
+    assert output.err.count("\n") == 1
     assert not (folder / "runs/training/tiny").exists()
     for arguments, line in (([], "usage: "), ([folder / "none.yaml"], f"error: {folder / 'none.yaml'}: No such file")):
         assert run_main(monkeypatch, operations.main, *arguments) == 2
         assert capsys.readouterr().err.startswith(line)
+
+
+def test_operations_of_grouped_convolutions() -> None:
+    """Backward each gradient costs what forward does, with groups, strides and transposed as well."""
+    x = torch.zeros(2, 8, 6, 6, requires_grad=True)
+    for layer in (
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.Conv2d(8, 4, 3, stride=2, padding=1, groups=2),
+        nn.ConvTranspose2d(8, 4, 2, stride=2, groups=4),
+    ):
+        with FlopCounterMode(display=False) as forward:
+            layer(x)
+        with FlopCounterMode(display=False, custom_mapping=operations.COUNTS) as both:
+            layer(x).sum().backward()
+        assert both.get_total_flops() == 3 * forward.get_total_flops() > 0
+
+
+def test_the_end_of_a_log_is_at_least_its_last_tenth() -> None:
+    """Figures that either row lacks are left out, and a log of one row has no such end."""
+    rows = [{"step": step, "validation_loss": 1 / step, "lpips_alex": 0.1 * step} for step in (2, 7, 8, 9, 10)]
+    rows[3] |= {"kid_alexnet": 2.0}
+    rows[4] |= {"kid_alexnet": 1.0}
+    assert card._ending(rows) == [
+        ("at the end", "steps 9 to 10: validation loss 0.1111 to 0.1, lpips alex 0.9 to 1, kid alexnet 2 to 1")
+    ]
+    assert card._ending([*rows[:3], rows[4]])[0][1].startswith("steps 8 to 10: validation loss 0.125 to 0.1, lpips")
+    assert "kid" not in card._ending([*rows[:3], rows[4]])[0][1]
+    assert card._ending(rows[:1]) == []
+
+
+def test_starting_anew_begins_a_new_log(folder: Path) -> None:
+    """Rows of a training whose checkpoint was moved away are not those of the next one."""
+    train(config())
+    (folder / "runs/training/tiny/checkpoint.safetensors").rename(folder / "kept.safetensors")
+    train(config(steps=3, batch=2))
+    assert logged_steps() == [3]
+    rows = [json.loads(line) for line in (folder / "runs/training/tiny/log.jsonl").read_text().splitlines()]
+    assert [row["images"] for row in rows] == [6]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_step_draws_the_same_dropout_whatever_was_drawn_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer that takes no generator is as random in a step of a continued training as in that of a straight one."""
+    trainer = Trainer(config(), Path("runs/training/tiny"))
+    losses, drawn = trainer.task.losses, []
+
+    def recorded(step: int, indices: Tensor, rng: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        drawn.append(F.dropout(torch.ones(64)))
+        return losses(step, indices, rng)
+
+    monkeypatch.setattr(trainer.task, "losses", recorded)
+    for step in (4, 5, 4):
+        trainer.one_step(step, torch.arange(4))
+    torch.testing.assert_close(drawn[2], drawn[0])
+    assert not torch.equal(drawn[1], drawn[0])
