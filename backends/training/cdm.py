@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from backends.checkpoint import build
 from backends.sr3.diffusion import Formulation, cosine_gamma, diffuse, dpm_solver, gammas
-from backends.sr3.unet import UNet
 from backends.training.config import TrainingConfig
 from backends.training.diffusion import blurred, diffusion_loss
 from backends.training.labelled import Labelled
@@ -28,7 +28,7 @@ class CDMBaseTask:
         self.data = Labelled(config)
         self.count = len(self.data.images)
         self.sizes = config.network.model_dump() | {"c_in": 3, "labels": len(self.data.names)}
-        self.network = UNet(**{k: v for k, v in self.sizes.items() if k != "kind"})
+        self.network = build(self.sizes)
         self.parts: dict[str, nn.Module] = {"network": self.network}
 
     def losses(self, _step: int, indices: Tensor, rng: torch.Generator) -> Iterator[tuple[str, Tensor]]:
@@ -82,7 +82,7 @@ class CDMStageTask:
         self.count = len(self.data.images)
         told = {"labels": len(self.data.names), "levels": int(config.augmentation > 0)}
         self.sizes = config.network.model_dump() | {"c_in": 6} | told
-        self.network = UNet(**{k: v for k, v in self.sizes.items() if k != "kind"})
+        self.network = build(self.sizes)
         self.parts: dict[str, nn.Module] = {"network": self.network}
 
     def losses(self, _step: int, indices: Tensor, rng: torch.Generator) -> Iterator[tuple[str, Tensor]]:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backends.checkpoint import build
 from backends.pixels import to_images, to_model
 from backends.sr3.diffusion import Formulation, ddim, diffuse, gammas
-from backends.sr3.unet import UNet
 from backends.training.config import TrainingConfig
 from backends.training.data import load_images, load_labels
 from backends.training.pairs import FIGURES, PORTION, Pairs, crop, flip, paired_figures, portions
@@ -78,7 +78,7 @@ class SR3Task:
         self.pairs = Pairs(config)
         self.count = len(self.pairs.images)
         self.sizes = config.network.model_dump() | {"c_in": 6}
-        self.network = UNet(**{k: v for k, v in self.sizes.items() if k != "kind"})
+        self.network = build(self.sizes)
         self.parts: dict[str, nn.Module] = {"network": self.network}
         std = self.pairs.std if config.residual else 1.0
         self.formulation = Formulation(config.target, config.residual, std)
@@ -147,7 +147,7 @@ class PortraitsTask:
         self.held_out_labels = load_labels(config.validation)
         self.count = len(self.images)
         self.sizes = config.network.model_dump() | {"c_in": 3, "labels": 9}
-        self.network = UNet(**{k: v for k, v in self.sizes.items() if k != "kind"})
+        self.network = build(self.sizes)
         self.parts: dict[str, nn.Module] = {"network": self.network}
 
     def _loss(self, network: nn.Module, y0: Tensor, rng: torch.Generator, labels: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backends import pixels
-from backends.checkpoint import FOLDER, load_network
+from backends.checkpoint import FOLDER, build, load_network
 from backends.pixels import to_model
 from backends.sr3.diffusion import cosine_gamma, dpm_solver, gammas, one_step
 from backends.sr3.unet import UNet
@@ -181,7 +181,7 @@ class StudentTask:
         self.teacher = Teacher(config, self.weights)
         self.samples = draw_samples(self.teacher, self.pairs, self.weights.noises)
         self.sizes = config.network.model_dump() | {"c_in": 6}
-        self.network = UNet(**{k: v for k, v in self.sizes.items() if k != "kind"})
+        self.network = build(self.sizes)
         self.teacher.copy_to(self.network)
         self.critic = Critic(self.weights.critic_channels, c_in=9)
         self.parts: dict[str, nn.Module] = {"network": self.network, "critic": self.critic}
