@@ -20,8 +20,8 @@ HEAD = """\
 
 What this project trained itself, from the model cards: `python -m backends.training.zoo` writes this page. Figures of
 quality are those of the training's own validation, at its end; they compare between models of one task. From 16 to 64
-pixels they are of one set of 256 faces of all ages, in the order of UTKFace's file, which trainings no longer take: now
-they draw 256 by chance, on which LPIPS of the same weights is lower (SRGAN 0.049 instead of 0.051). Those of the other
+pixels they are of one set of 256 faces of all ages, in the order of UTKFace's file, so that they compare; a training
+that is started now draws 256 by chance, on which LPIPS of the same weights is a little lower. Those of the other
 upscalers are of 256 faces nearly all under 29 years. The cards have the test figures with intervals.
 """
 
