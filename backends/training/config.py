@@ -105,21 +105,19 @@ class Hinge(_Strict):
 class Distillation(_Strict):
     """A one-step student of a diffusion model: its teacher, and the losses against the teacher's samples.
 
-    `noises` samples of each training image are drawn once, in `sampler_steps` steps of the multistep solver. The
-    student is told the noise level `level`, a time t of the cosine schedule. For `pretrain` steps the loss is the
-    squared error alone; then come the weights of the other losses: `pixel` and `perceptual` compare with the teacher's
-    sample, `photo` with the photo, `spread` is that of the distance between two samples of one image, which is to be at
-    least `share` of the teacher's.
+    Two samples of each training image are drawn once, in `sampler_steps` steps of the multistep solver. The student is
+    told the noise level `level`, a time t of the cosine schedule. For `pretrain` steps the loss is the squared error
+    against these samples alone; then come the weights of the other losses: `pixel` is that of L1 to the teacher's
+    sample, `perceptual` that of LPIPS-VGG to the photo, `spread` that of the distance between two faces of one input,
+    which is to be at least `share` of the teacher's, `critic` that of the critic, which sees photos.
     """
 
     teacher: str = Field(pattern=r"^[a-z0-9-]+$")
-    noises: int = Field(default=2, ge=2, le=100)
     sampler_steps: int = Field(default=8, ge=1, le=1000)
     level: float = Field(default=0.65, gt=0, le=1)
     pretrain: int = Field(ge=0)
     pixel: float = Field(default=1.0, ge=0)
     perceptual: float = Field(default=2.0, ge=0)
-    photo: float = Field(default=0.0, ge=0)
     spread: float = Field(default=2.0, ge=0)
     share: float = Field(default=1.0, ge=0, le=1)
     critic: float = Field(default=0.01, ge=0)

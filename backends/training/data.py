@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,16 +80,16 @@ def _cached(dataset: Dataset, recipe: str, make: Callable[[], NDArray[np.uint8]]
     return images
 
 
-def read_array(path: Path) -> NDArray[np.uint8] | None:
+def read_array(path: Path) -> NDArray[Any] | None:
     """The array of a file; None where that is missing or damaged."""
     try:
-        array: NDArray[np.uint8] = np.load(path)
+        array: NDArray[Any] = np.load(path)
     except (FileNotFoundError, EOFError, ValueError):
         return None
     return array
 
 
-def write_array(path: Path, array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def write_array(path: Path, array: NDArray[Any]) -> NDArray[Any]:
     """Write a file whole, also while another training writes the same one; returns the array as it will be read.
 
     Its layout in memory is that of the file, for that decides the last bits of what is computed with it.

@@ -73,12 +73,11 @@ class Critic(nn.Module):
 
     Args:
         channels: width of its first layer.
-        c_in: channels that it sees: 3 for the enlarged input and 3 for each image.
     """
 
-    def __init__(self, channels: int, c_in: int = 6) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        widths = [c_in, channels, 2 * channels, 4 * channels]
+        widths = [6, channels, 2 * channels, 4 * channels]
         layers: list[nn.Module] = []
         for wide, wider in itertools.pairwise(widths):
             layers += [spectral_norm(nn.Conv2d(wide, wider, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)]

@@ -54,7 +54,7 @@ class Phase(NamedTuple):
 def measure(config: TrainingConfig) -> list[Phase]:
     """The phases of a training, of which a few steps are done; its own folder is left alone.
 
-    A student's teacher draws its samples first, unless they are there already.
+    A student's teacher draws its samples first, unless they are there already; they are not counted.
 
     Raises:
         ConfigError: the config does not fit its data.

@@ -1,10 +1,10 @@
 """Distillation: a student of a diffusion model that needs one step, and keeps the variety of its teacher.
 
-The teacher's deterministic sampler maps each noise to one face. Samples of it are drawn once, for several noises an
-image, and the student learns that map: first by the squared error, then by L1 and LPIPS-VGG to the teacher's own
-sample. LPIPS-VGG to the photo brings the samples nearer to it, and to each other: alone it would have the student
-ignore the noise. What holds them apart is a critic that sees two samples of one image beside each other, so that two
-alike are told from the teacher's, and a cost of two that are closer than a share of the teacher's distance.
+The teacher's deterministic sampler maps each noise to one face. Two samples of each image are drawn once, and the
+student learns that map by the squared error, which leaves its faces a little soft and grainy. Then it learns from the
+photo as well, as SRGAN does: by LPIPS-VGG, and against a critic that sees photos. Alone these would have it ignore the
+noise. What keeps its faces apart is L1 to the teacher's sample of the same noise, and a cost of two faces of one input
+that are nearer to each other than a share of the teacher's distance.
 
 The student begins as its teacher, which is told that the noise is y_t at a level short of 1: at 1 it would answer with
 the mean of all faces that fit the input, whatever the noise.
@@ -14,10 +14,10 @@ import hashlib
 import math
 import sys
 import time
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -40,7 +40,9 @@ from harness.metrics import LPIPS_MINIMUM, lpips_network, score
 from harness.resize import to_uint8
 
 PART = 256
-"""Training images whose samples are drawn, and written, at a time."""
+"""Training images whose samples, or the distances between them, are made and written at a time."""
+SAMPLES = 2
+"""Samples of each training image: one, and another to be apart from."""
 
 
 def noise(image: int, sample: int, size: int) -> Tensor:
@@ -101,37 +103,41 @@ class Predictor:
         return prediction.float()
 
 
-def draw_samples(teacher: Teacher, pairs: Pairs, noises: int) -> NDArray[np.uint8]:
-    """The teacher's samples of all training images, (N, noises, H, W, 3), each from `noise(image, sample, H)`.
+def _key(teacher: Teacher, pairs: Pairs) -> str:
+    """What the samples of a teacher depend on: its weights and steps, and the training images."""
+    text = f"{hashlib.sha256(pairs.images.tobytes()).hexdigest()} {teacher.steps} {SAMPLES}"
+    return hashlib.sha256(text.encode() + teacher.path.read_bytes()).hexdigest()[:16]
 
-    They are kept under .cache/ in parts, so that an interrupted drawing goes on where it was.
+
+def in_parts(what: str, key: str, count: int, make: Callable[[slice], NDArray[Any]]) -> NDArray[Any]:
+    """An array (count, ...) that `make` makes part by part, such as the samples of a teacher.
+
+    The parts are kept under .cache/, so that what is interrupted goes on where it was.
     """
-    text = f"{hashlib.sha256(pairs.images.tobytes()).hexdigest()} {teacher.steps} {noises}"
-    key = hashlib.sha256(text.encode() + teacher.path.read_bytes()).hexdigest()[:16]
-    folder = Path(".cache/training") / f"samples-{key}"
-    parts, begun, drawn = [], time.monotonic(), 0
-    for start in range(0, len(pairs.images), PART):
+    folder = Path(".cache/training") / f"{what}-{key}"
+    parts, begun, made = [], time.monotonic(), 0
+    for start in range(0, count, PART):
         path = folder / f"{start:06d}.npy"
-        samples = read_array(path)
-        if samples is None:
-            samples = write_array(path, _draw_part(teacher, pairs, noises, start))
-            drawn += 1
-            left = (len(pairs.images) - start - PART) / PART * (time.monotonic() - begun) / drawn / 60
+        part = read_array(path)
+        if part is None:
+            part = write_array(path, make(slice(start, start + PART)))
+            made += 1
+            left = max(0, count - start - PART) / PART * (time.monotonic() - begun) / made / 60
             print(
-                f"samples of the teacher: {start} of {len(pairs.images)} images, {max(0, left):.0f} min left",
+                f"{what} of the teacher: {min(start + PART, count)} of {count} images, {left:.0f} min left",
                 file=sys.stderr,
             )
-        parts.append(samples)
+        parts.append(part)
     return np.concatenate(parts)
 
 
-def _draw_part(teacher: Teacher, pairs: Pairs, noises: int, start: int) -> NDArray[np.uint8]:
-    hr = to_model(pairs.images[start : start + PART])
-    size = hr.shape[-1]
+def draw_samples(teacher: Teacher, pairs: Pairs, part: slice) -> NDArray[np.uint8]:
+    """The teacher's samples of training images, (N, SAMPLES, H, W, 3), each from `noise(image, sample, H)`."""
+    hr = to_model(pairs.images[part])
     up = pairs.resizer.up(pairs.resizer.down(hr))
     samples = []
-    for k in range(noises):
-        z = torch.stack([noise(start + i, k, size) for i in range(len(hr))])
+    for k in range(SAMPLES):
+        z = torch.stack([noise(part.start + i, k, hr.shape[-1]) for i in range(len(hr))])
         outputs = [teacher.sample(*both) for both in zip(portions(up), portions(z), strict=True)]
         samples.append(to_uint8(pixels.to_images(torch.cat(outputs)).astype(np.float64)))
     return np.stack(samples, axis=1)
@@ -158,15 +164,15 @@ class Perception:
         return torch.stack(layers).sum(dim=0)
 
 
+def _twice(images: Tensor) -> Tensor:
+    """Images or features (N, C, H, W) for both samples: (2 N, C, H, W), all for the first, then all for the second."""
+    return images.repeat(SAMPLES, 1, 1, 1)
+
+
 def halves(features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """The features of the first samples, and those of the second."""
     first, second = zip(*(each.chunk(2) for each in features), strict=True)
     return list(first), list(second)
-
-
-def beside(images: Tensor) -> Tensor:
-    """First and second samples, (2 N, 3, H, W), beside each other: (N, 6, H, W)."""
-    return torch.cat(images.chunk(2), dim=1)
 
 
 class StudentTask:
@@ -179,11 +185,14 @@ class StudentTask:
         self.pairs = Pairs(config)
         self.count = len(self.pairs.images)
         self.teacher = Teacher(config, self.weights)
-        self.samples = draw_samples(self.teacher, self.pairs, self.weights.noises)
+        key = _key(self.teacher, self.pairs)
+        self.samples = in_parts("samples", key, self.count, partial(draw_samples, self.teacher, self.pairs))
+        self.perception = Perception()
+        self.apart = torch.from_numpy(in_parts("distances", key, self.count, self._measure))
         self.sizes = config.network.model_dump() | {"c_in": 6}
         self.network = build(self.sizes)
         self.teacher.copy_to(self.network)
-        self.critic = Critic(self.weights.critic_channels, c_in=9)
+        self.critic = Critic(self.weights.critic_channels)
         self.parts: dict[str, nn.Module] = {"network": self.network, "critic": self.critic}
         t = torch.tensor(self.weights.level, dtype=torch.float64)
         self.gamma = float(cosine_gamma(t))
@@ -191,44 +200,45 @@ class StudentTask:
     def _output(self, network: nn.Module, up: Tensor, z: Tensor) -> Tensor:
         return up + self.teacher.std * one_step(Predictor(network, up), z, self.gamma)
 
-    def _enlarged(self, images: NDArray[np.uint8]) -> Tensor:
-        return self.pairs.resizer.up(self.pairs.resizer.down(to_model(images)))
-
-    def _draw(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Noise and the teacher's sample, (2 N, 3, H, W): of each image two, chosen by `rng` from those drawn."""
-        chosen = torch.rand(len(indices), self.weights.noises, generator=rng).argsort(dim=1)[:, :2].T.flatten()
-        images = indices.repeat(2)
-        z = torch.stack([noise(i, k, self.config.high) for i, k in zip(images.tolist(), chosen.tolist(), strict=True)])
-        return z, to_model(self.samples[images.numpy(), chosen.numpy()])
-
-    def losses(self, step: int, indices: Tensor, rng: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+    def losses(self, step: int, indices: Tensor, _rng: torch.Generator) -> Iterator[tuple[str, Tensor]]:
         """See `Task.losses`."""
-        photos = self.pairs.images[indices.numpy()]
-        up = self._enlarged(photos)
-        z, targets = self._draw(indices, rng)
-        outputs = self._output(self.network, up.repeat(2, 1, 1, 1), z)
+        photos = to_model(self.pairs.images[indices.numpy()])
+        up = self.pairs.resizer.up(self.pairs.resizer.down(photos))
+        z, targets = self._draw(indices)
+        outputs = self._output(self.network, _twice(up), z)
         if step < self.weights.pretrain:
             yield "network", F.mse_loss(outputs, targets) / self.teacher.std**2
             return
-        real, fake = self.critic(beside(targets), up), self.critic(beside(outputs.detach()), up)
+        real, fake = self.critic(photos, up), self.critic(outputs.detach(), _twice(up))
         yield "critic", (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
-        yield "network", self._student_loss(outputs, targets, up, to_model(photos))
+        judged = F.softplus(-self.critic(outputs, _twice(up))).mean()
+        yield "network", self.weights.critic * judged + self._distances(outputs, targets, photos, self.apart[indices])
 
-    def _student_loss(self, outputs: Tensor, targets: Tensor, up: Tensor, photos: Tensor) -> Tensor:
+    def _draw(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise and the teacher's sample, (2 N, 3, H, W): the first of each image, then the second of each."""
+        places = [(i, k) for k in range(SAMPLES) for i in indices.tolist()]
+        z = torch.stack([noise(i, k, self.config.high) for i, k in places])
+        return z, to_model(np.stack([self.samples[place] for place in places]))
+
+    def _distances(self, outputs: Tensor, targets: Tensor, photos: Tensor, apart: Tensor) -> Tensor:
+        """What two outputs of each image cost, (2 N, 3, H, W), but for the critic.
+
+        They are held against the teacher's samples (2 N, 3, H, W) and the photos (N, 3, H, W), and against each other;
+        `apart` is LPIPS-VGG between the teacher's two samples of each, (N,).
+        """
         w, perception = self.weights, self.perception
-        ours, theirs = perception.features(outputs), perception.features(targets)
-        apart, wanted = (perception.distances(*halves(each)) for each in (ours, theirs))
-        loss: Tensor = w.pixel * F.l1_loss(outputs, targets) + w.perceptual * perception.distances(ours, theirs).mean()
-        if w.photo:
-            real = [torch.cat([each, each]) for each in perception.features(photos)]
-            loss = loss + w.photo * perception.distances(ours, real).mean()
-        loss = loss + w.spread * F.relu(w.share * wanted - apart).mean()
-        return loss + w.critic * F.softplus(-self.critic(beside(outputs), up)).mean()
+        ours, theirs = perception.features(outputs), perception.features(photos)
+        to_photo = perception.distances(ours, [_twice(each) for each in theirs]).mean()
+        too_near = F.relu(w.share * apart - perception.distances(*halves(ours))).mean()
+        return w.pixel * F.l1_loss(outputs, targets) + w.perceptual * to_photo + w.spread * too_near
 
-    @cached_property
-    def perception(self) -> Perception:
-        """LPIPS, loaded when it is first needed."""
-        return Perception()
+    @torch.no_grad()
+    def _measure(self, part: slice) -> NDArray[np.float32]:
+        """LPIPS-VGG between the teacher's two samples of training images, (N,)."""
+        first, second = (portions(to_model(self.samples[part, k])) for k in range(SAMPLES))
+        features = self.perception.features
+        distances = [self.perception.distances(features(x), features(y)) for x, y in zip(first, second, strict=True)]
+        return np.concatenate([each.numpy() for each in distances])
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """See `Task.validate`; the loss is the squared error of the residual against the teacher's samples."""
@@ -255,7 +265,8 @@ class StudentTask:
     @cached_property
     def _held_out(self) -> tuple[Tensor, Tensor, Tensor]:
         """Enlarged validation photos (N, ...), two noises of each (2, N, ...), the teacher's samples of half of all."""
-        up = self._enlarged(self.pairs.held_out[:FIGURES])
+        resizer = self.pairs.resizer
+        up = resizer.up(resizer.down(to_model(self.pairs.held_out[:FIGURES])))
         z = torch.randn((2, *up.shape), generator=torch.Generator().manual_seed(1))
         half = math.ceil(len(up) / 2)
         return up, z, torch.stack([self.teacher.sample(up[:half], each[:half]) for each in z])

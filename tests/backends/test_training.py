@@ -45,7 +45,7 @@ from backends.training import config as training_config
 from backends.training.config import ConfigError, TrainingConfig, load_config
 from backends.training.data import batches, class_names, label_vectors, load_classes, load_images, shuffled
 from backends.training.diffusion import SR3Task, blurred, noisy, stratified_t
-from backends.training.feedforward import GANTask
+from backends.training.feedforward import Critic, GANTask
 from backends.training.labelled import Labelled
 from backends.training.loop import Trainer, learning_rate, read_metadata
 from backends.training.pairs import Pairs
@@ -80,7 +80,7 @@ GAN = {
 STUDENT: dict[str, object] = {
     "name": "tiny",
     "task": "student",
-    "distillation": {"teacher": "teacher", "noises": 3, "sampler_steps": 2, "pretrain": 4, "critic_channels": 4},
+    "distillation": {"teacher": "teacher", "sampler_steps": 2, "pretrain": 4, "critic_channels": 4},
 }
 
 
@@ -203,7 +203,7 @@ def test_shipped_configs_are_valid(path: Path) -> None:
         ({**GAN, "high": 128}, "high / low is 32: the task gan enlarges by 2, 4, 8 or 16"),
         ({"seed": 10**30}, "seed"),
         ({"seed": -1}, "seed"),
-        ({**STUDENT, "distillation": {"teacher": "teacher", "pretrain": 1, "noises": 101}}, "distillation.noises"),
+        ({**STUDENT, "distillation": {"teacher": "teacher", "pretrain": 1, "share": 1.1}}, "distillation.share"),
         ({"network": {"kind": "unet", "patch": 17}}, "network.unet.patch"),
         ({"crops": {"photo": 18, "sharpest": 2}}, "crops.photo must be at least high, 16, and a multiple of"),
         ({"crops": {"photo": 40, "sharpest": 2}, "high": 20}, "high must be a multiple of 16: a crop is a tile"),
@@ -596,22 +596,31 @@ def test_perception_is_lpips() -> None:
     torch.testing.assert_close(ours, expected, atol=0, rtol=0.02)
 
 
-NO_LOSSES = {"teacher": "teacher", "pretrain": 0, "pixel": 0, "perceptual": 0, "photo": 0, "critic": 0, "spread": 0}
+def student_task(**weights: float) -> student.StudentTask:
+    """A student without pretraining, and without the losses that are not named."""
+    none = {
+        "teacher": "teacher",
+        "sampler_steps": 2,
+        "pretrain": 0,
+        "pixel": 0,
+        "perceptual": 0,
+        "critic": 0,
+        "spread": 0,
+    }
+    return student.StudentTask(config(**STUDENT | {"distillation": none | weights | {"critic_channels": 4}}))
 
 
 @pytest.mark.usefixtures("folder")
 def test_a_student_pays_for_samples_closer_than_its_teachers() -> None:
     """The spread loss is what an image misses of the teacher's distance; more of it in another makes up for nothing."""
-    alone = NO_LOSSES | {"spread": 1}
-    task = student.StudentTask(config(**STUDENT | {"distillation": alone}))
     first, second = 2 * torch.rand((2, 2, 3, 16, 16), generator=torch.Generator().manual_seed(0)) - 1
-    second[1] = 0.5 * first[1] + 0.5 * second[1]
-    ours, theirs = torch.stack([first[0], second[1]]), torch.stack([second[0], first[1]])
+    ours = torch.stack([first[0], second[1]])
     with torch.no_grad():
-        apart = lpips_network("vgg")(first, second).flatten()
-        loss = task._student_loss(torch.cat([first, ours]), torch.cat([first, theirs]), first, first)
+        apart = lpips_network("vgg")(first, second).flatten() * torch.tensor([1, 0.5])
+        both = torch.cat([first, ours])
+        loss = student_task(spread=1, share=1)._distances(both, both, first, apart)
     torch.testing.assert_close(loss, apart[0] / 2, atol=0, rtol=0.02)
-    assert apart[0] > 1.5 * apart[1] > 0.06
+    assert float(apart.min()) > 0.05
 
 
 @pytest.mark.usefixtures("folder")
@@ -619,35 +628,96 @@ def test_a_share_of_the_teachers_distance_may_be_enough() -> None:
     """Two samples pay for what they miss of that share only; nothing if they have it."""
     x, y = (2 * torch.rand((2, 3, 16, 16), generator=torch.Generator().manual_seed(0)) - 1)[:, None]
     nearer, lpips = 0.5 * x + 0.5 * y, lpips_network("vgg")
-    losses = {}
+    losses = []
     with torch.no_grad():
-        wanted, apart = float(lpips(x, y)), float(lpips(x, nearer))
-        for share in (1.0, 0.9 * apart / wanted):
-            task = student.StudentTask(config(**STUDENT | {"distillation": NO_LOSSES | {"spread": 1, "share": share}}))
-            losses[share] = float(task._student_loss(torch.cat([x, nearer]), torch.cat([x, y]), x, x))
-            losses[-share] = float(task._student_loss(torch.cat([x, x]), torch.cat([x, y]), x, x))
-    expected = [wanted - apart, wanted, 0, 0.9 * apart]
-    assert list(losses.values()) == pytest.approx(expected, rel=0.05)
-    assert min(apart, wanted - apart) > 0.02
+        wanted, apart = lpips(x, y).flatten(), float(lpips(x, nearer))
+        for share in (1.0, 0.9 * apart / float(wanted)):
+            distances = student_task(spread=1, share=share)._distances
+            losses += [float(distances(pair, pair, x, wanted)) for pair in (torch.cat([x, nearer]), torch.cat([x, x]))]
+    assert losses == pytest.approx([float(wanted) - apart, float(wanted), 0, 0.9 * apart], rel=0.05)
+    assert min(apart, float(wanted) - apart) > 0.02
 
 
 @pytest.mark.usefixtures("folder")
-def test_both_samples_of_a_student_are_held_against_the_photo() -> None:
-    """The photo's loss is the mean LPIPS-VGG of both samples to it, whatever the teacher's samples are."""
-    first, second, photos, theirs = 2 * torch.rand((4, 2, 3, 16, 16), generator=torch.Generator().manual_seed(0)) - 1
-    task = student.StudentTask(config(**STUDENT | {"distillation": NO_LOSSES | {"photo": 1}}))
+def test_both_faces_of_a_student_are_held_against_the_photo_and_the_teacher() -> None:
+    """The perceptual loss is the mean LPIPS-VGG of both to their own photo, the other L1 to their own sample."""
+    task, lpips = student_task(perceptual=1), lpips_network("vgg")
+    one, other, far = 2 * torch.rand((3, 1, 3, 16, 16), generator=torch.Generator().manual_seed(0)) - 1
+    photos, near = torch.cat([one, other]), 0.5 * (other + far)
+    ours = torch.cat([one, other, one, near])
     with torch.no_grad():
-        expected = lpips_network("vgg")(torch.cat([first, second]), torch.cat([photos, photos])).mean()
-        loss = task._student_loss(torch.cat([first, second]), torch.cat([theirs, theirs]), theirs, photos)
+        loss = task._distances(ours, ours, photos, torch.zeros(2))
+        expected, crossed = (lpips(ours, x).mean() for x in (photos.repeat(2, 1, 1, 1), photos[[0, 0, 1, 1]]))
+        pixel = student_task(pixel=1)._distances(ours, torch.cat([far, far, one, far]), photos, torch.zeros(2))
     torch.testing.assert_close(loss, expected, atol=0, rtol=0.02)
+    assert crossed > 2 * expected
+    torch.testing.assert_close(pixel, torch.cat([one - far, other - far, near - far]).abs().sum() / ours.numel())
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_students_critic_tells_photos_from_its_faces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos are real to it, both faces of an input are not, and the student learns to have them mistaken."""
+    task = student_task(critic=1)
+    photos = to_model(task.pairs.images[:4])
+    judge = Critic(4).eval()
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def remember(images: Tensor, up: Tensor) -> Tensor:
+        seen.append((images, up))
+        logits: Tensor = judge(images, up)
+        return logits
+
+    monkeypatch.setattr(task, "critic", remember)
+    losses = dict(task.losses(0, torch.arange(4), torch.Generator()))
+    (real, up), (fake, twice), (again, _) = seen
+    torch.testing.assert_close(real, photos)
+    torch.testing.assert_close(up, task.pairs.resizer.up(task.pairs.resizer.down(photos)))
+    torch.testing.assert_close([twice[:4], twice[4:]], [up, up])
+    torch.testing.assert_close(fake, again)
+    assert (len(fake), fake.requires_grad, again.requires_grad) == (8, False, True)
+    torch.testing.assert_close(losses["critic"], (bce(judge(real, up), 1) + bce(judge(fake, twice), 0)) / 2)
+    torch.testing.assert_close(losses["network"], bce(judge(fake, twice), 1))
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_student_is_given_the_noise_of_each_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher makes the sample of that noise and photo, whatever the part that it was drawn in."""
+    monkeypatch.setattr(student, "PART", 4)
+    task = student_task()
+    chosen = torch.tensor([7, 2])
+    photos = to_model(task.pairs.images[chosen.numpy()])
+    up = task.pairs.resizer.up(task.pairs.resizer.down(photos))
+    z, targets = task._draw(chosen)
+    samples = task.teacher.sample(torch.cat([up, up]), z).clamp(-1, 1)
+    torch.testing.assert_close(samples, targets, atol=0.02, rtol=0)
+    assert (targets - targets.roll(1, 0)).abs().mean(dim=(1, 2, 3)).min() > 0.03
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_distances_of_a_teachers_samples_are_taken_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    """LPIPS-VGG between the two samples of each image, kept part by part; what is there is not taken again."""
+    monkeypatch.setattr(student, "PART", 4)
+    task = student_task()
+    first, second = (to_model(task.samples[:, k]) for k in (0, 1))
+    with torch.no_grad():
+        expected = lpips_network("vgg")(first, second).flatten()
+    torch.testing.assert_close(task.apart, expected, atol=1e-5, rtol=0.03)
+    parts = sorted((folder / ".cache/training").glob("distances-*/*.npy"))
+    written = [part.stat().st_mtime_ns for part in parts]
+    parts[lost].unlink()
+    torch.testing.assert_close(student_task().apart, task.apart, atol=0, rtol=0)
+    kept = [part.stat().st_mtime_ns == t for part, t in zip(parts, written, strict=True)]
+    assert kept == [part != lost for part in range(3)]
 
 
 def test_a_student_draws_its_teachers_samples_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are kept beside the decoded images, part by part, and what is there is not drawn again."""
     monkeypatch.setattr(student, "PART", 4)
     samples = student.StudentTask(config(**STUDENT)).samples
-    assert samples.shape == (10, 3, 16, 16, 3)
-    assert len(np.unique(samples.reshape(30, -1), axis=0)) == 30
+    assert samples.shape == (10, 2, 16, 16, 3)
+    assert len(np.unique(samples.reshape(20, -1), axis=0)) == 20
     parts = sorted((folder / ".cache/training").glob("samples-*/*.npy"))
     assert len(parts) == 3
     written = [part.stat().st_mtime_ns for part in parts]
