@@ -54,7 +54,8 @@ class Phase(NamedTuple):
 def measure(config: TrainingConfig) -> list[Phase]:
     """The phases of a training, of which a few steps are done; its own folder is left alone.
 
-    A student's teacher draws its samples first, unless they are there already; they are not counted.
+    A student's teacher draws its samples first, and how far they are apart is measured, unless that is there already;
+    neither is counted.
 
     Raises:
         ConfigError: the config does not fit its data.

@@ -1,4 +1,4 @@
-"""Distillation: a student of a diffusion model that needs one step, and keeps the variety of its teacher.
+"""Distillation: a student of a diffusion model that needs one step, and keeps much of its teacher's variety.
 
 The teacher's deterministic sampler maps each noise to one face. Two samples of each image are drawn once, and the
 student learns that map by the squared error, which leaves its faces a little soft and grainy. Then it learns from the
