@@ -103,7 +103,7 @@ class Hinge(_Strict):
 
 
 class Distillation(_Strict):
-    """A one-step student of a diffusion model: its teacher, and the losses against the teacher's samples.
+    """A one-step student of a diffusion model: its teacher, and its losses.
 
     Two samples of each training image are drawn once, in `sampler_steps` steps of the multistep solver. The student is
     told the noise level `level`, a time t of the cosine schedule. For `pretrain` steps the loss is the squared error
