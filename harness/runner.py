@@ -35,7 +35,7 @@ from harness.sampling import GENERATED, REAL, Sampler, prepare_training, trainin
 from harness.score import BASELINE, CONTROL, identity, image_labels, output_path
 from harness.session import Passage, refused
 from harness.set_measures import describe
-from harness.speed import Bench
+from harness.speed import Bench, reference_of
 from harness.stages import handed_on, stage_rows
 from harness.store import Row, RunFolder, equal_sizes, png_size
 from harness.suite import Suite
@@ -142,6 +142,7 @@ class Run:
         self.images = pd.DataFrame()
         self.training = training_split(dataset, job.suite.generation) if job.suite.generation else None
         self.timing_inputs = cache(self._timing_inputs)
+        self.benches: dict[str, Bench] = {}
 
     def execute(self, specs: Sequence[BackendSpec], credentials: Mapping[str, Credentials]) -> None:
         """All stages in order; the record says how far they came."""
@@ -158,6 +159,7 @@ class Run:
                 self._time(backend)
                 self._ask_further(backend)
                 self._note(backend)
+            self._compare_times()
             for part in earlier:  # only now: their cases have been tried again
                 part.unlink(missing_ok=True)
             measure(self.folder, self.progress)
@@ -324,11 +326,26 @@ class Run:
         if self.suite.speed is None or session.given_up is not None:
             return
         bench = Bench(session, self.suite.speed, self.folder, self.timing_inputs, self._identity(backend))
-        sizes = self.suite.speed.sizes or (self.suite.scale * max(usual_size(self.sizes.values())),)
-        task = self.progress.add_task(f"{backend.spec.label}: speed", total=len(sizes))
-        for size in sizes:
+        self.benches[backend.spec.label] = bench
+        for size in self._timed_sizes(f"{backend.spec.label}: speed"):
             bench.measure(size)
-            self.progress.advance(task)
+
+    def _compare_times(self) -> None:
+        """Time every backend once more in turns with the reference, when all have been timed alone."""
+        if self.suite.speed is None:
+            return
+        name = reference_of(self.suite.speed.model_dump(), self.record["backends"])
+        if name not in self.benches:
+            return
+        for label in [label for label in self.benches if label != name]:
+            for size in self._timed_sizes(f"{label}: in turns with {name}"):
+                self.benches[label].compare(self.benches[name], size)
+
+    def _timed_sizes(self, task: str) -> Iterator[int]:
+        """The sizes of the timed passes, the longer side of the output in pixels, with progress."""
+        part = self.suite.speed
+        sizes = (part.sizes if part else ()) or (self.suite.scale * max(usual_size(self.sizes.values())),)
+        yield from self.progress.track(sizes, description=task)
 
     def _timing_inputs(self, side: int) -> list[Item]:
         """For the timed passes: inputs as they are, where the usual size has this longer side; else squares of it."""

@@ -307,22 +307,9 @@ class Session:
                 raise Incompatible(f"{self.spec.label}: came back with another {name}; start the run again")
 
     def timed(self, requests: Sequence[Sequence[Item]], *, seconds: float = 0.0, limit: float = math.inf) -> TimedPass:
-        """Send requests one after another, again from the first until `seconds` have passed.
-
-        It ends early where one more as slow as the slowest would last longer than `limit` seconds, but not before one
-        request. Nothing is tried twice.
-
-        Raises:
-            BackendError: a call failed.
-        """
-        meter, replies, started = Meter(self.servers), list[Reply](), time.perf_counter()
-        now = slowest = 0.0
-        while len(replies) < len(requests) or now < seconds:
-            replies.append(self._timed_call(requests[len(replies) % len(requests)], self.suite.deadline_s))
-            now, slowest = time.perf_counter() - started, max(slowest, replies[-1].end_to_end_s)
-            if now + slowest > limit:
-                break
-        return TimedPass(replies, [reply.end_to_end_s for reply in replies], meter.read())
+        """Send requests one after another: `in_turns` of one backend."""
+        (made,) = in_turns([self], requests, seconds=seconds, limit=limit)
+        return made
 
     def arriving(self, requests: Sequence[Sequence[Item]], arrivals: Sequence[float], patience: float) -> TimedPass:
         """Send each request when it is due, `arrivals` seconds after the start in rising order, awaiting none.
@@ -336,7 +323,7 @@ class Session:
         meter, started = Meter(self.servers), time.perf_counter()
 
         def call(items: Sequence[Item], due: float) -> tuple[Reply, float]:
-            reply = self._timed_call(items, self.suite.deadline_s + patience)
+            reply = self.timed_call(items, self.suite.deadline_s + patience)
             return reply, time.perf_counter() - started - due
 
         with ThreadPoolExecutor(min(len(requests), MOST_OPEN)) as pool:
@@ -347,7 +334,8 @@ class Session:
         replies, latencies = zip(*(c.result() for c in calls), strict=True)
         return TimedPass(list(replies), list(latencies), meter.read())
 
-    def _timed_call(self, items: Sequence[Item], deadline: float) -> Reply:
+    def timed_call(self, items: Sequence[Item], deadline: float) -> Reply:
+        """As `once`, without the images."""
         reply, nothing = self.once(items, deadline), np.empty((0, 0, 0, 3), np.uint8)
         return replace(reply, images=nothing, stages=())  # the images of a whole pass may not fit in memory
 
@@ -385,6 +373,32 @@ class Session:
             "status": "ok",
             "error": None,
         }
+
+
+def in_turns(
+    sessions: Sequence[Session], requests: Sequence[Sequence[Item]], *, seconds: float = 0.0, limit: float = math.inf
+) -> list[TimedPass]:
+    """Send each request to every backend, one call at a time, again from the first until `seconds` have passed.
+
+    It ends early where one more turn as slow as the slowest would last longer than `limit` seconds, but not before one
+    turn. Nothing is tried twice. Each backend has its pass; what was used is that of all together.
+
+    Raises:
+        BackendError: a call failed.
+    """
+    ours = all(session.servers for session in sessions)
+    meter = Meter([server for session in sessions for server in session.servers] if ours else [])
+    turns, started = list[list[Reply]](), time.perf_counter()
+    now = slowest = 0.0
+    while len(turns) < len(requests) or now < seconds:
+        request, before = requests[len(turns) % len(requests)], now
+        turns.append([session.timed_call(request, session.suite.deadline_s) for session in sessions])
+        now = time.perf_counter() - started
+        slowest = max(slowest, now - before)
+        if now + slowest > limit:
+            break
+    usage = meter.read()
+    return [TimedPass([*made], [reply.end_to_end_s for reply in made], usage) for made in zip(*turns, strict=True)]
 
 
 def _family(d: pb.DescribeResponse) -> str:

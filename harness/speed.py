@@ -1,12 +1,15 @@
 """Which timed passes a suite asks for: at each size single images and batches, then random arrivals, then all at once.
 
+In the end single images and batches once more, in turns with the backend that times are told as multiples of.
 Each pass is a part of rows of its own, its size in `condition` and its kind in `stage`, so that an interrupted or
 disturbed measurement goes on where it stopped. What is not measured leaves a row with the reason.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,12 +22,13 @@ from harness.session import Session
 from harness.statistics import ENOUGH
 from harness.store import Row, RunFolder
 from harness.suite import Speed
-from harness.timing import SECONDS, poisson_arrivals, requests_of, time_arrivals, time_requests
+from harness.timing import SECONDS, poisson_arrivals, requests_of, time_arrivals, time_in_turns, time_requests
 
 IDENTITY = ["backend", "digest", "options"]
 SIZE = "size-"
 """What the condition of a timed row begins with; the side of the output in pixels follows."""
-OFFLINE = "offline"
+BATCH, OFFLINE = "batch-", "offline"
+"""Kinds of passes; the number of images in a request follows the first."""
 MISSED = "a lower rate already missed the bound"
 LEFT_OUT = {"not_supported": "not supported", "not_tried": "not tried", "timed": "failed"}
 """Metrics of the rows that stand for a pass that is not there, and how the tables call them."""
@@ -56,19 +60,40 @@ class Bench:
             if self.speed.offline:
                 self._offline(size, items)
 
+    def compare(self, reference: "Bench", size: int) -> None:
+        """Make the passes of a size in turns with the reference, in requests in which both were timed alone."""
+        items = self.inputs(size // self.session.suite.scale)
+        for batch in (1, *self._larger()):
+            if self.timed_alone(size, batch) and reference.timed_alone(size, batch):
+                self._turns(reference.session, size, items, batch)
+
+    def timed_alone(self, size: int, batch: int) -> bool:
+        """Whether the folder holds this backend's own pass of requests of `batch` images."""
+        return len(self._values(size, f"{BATCH}{batch}", "other_load")) > 0
+
+    def _turns(self, reference: Session, size: int, items: list[Item], batch: int) -> None:
+        measure = partial(time_in_turns, self.session, reference, items, batch, self.speed)
+        self._pass(size, in_turns_with(reference.spec.label, batch), measure, self.session, reference)
+
+    def _larger(self) -> list[int]:
+        """The batches to try, as far as the backend takes them."""
+        most = self.session.description.max_batch
+        return sorted({min(b, most) for b in self.speed.batch} - {1})
+
     def _batches(self, size: int, items: list[Item]) -> None:
         """Larger and larger batches, as far as a warm-up and a request fit the budget."""
-        alone, most = self._image_seconds(size, 1), self.session.description.max_batch
-        for batch in sorted({min(b, most) for b in self.speed.batch} - {1}):
+        alone = self._image_seconds(size, 1)
+        for batch in self._larger():
             expected = 2 * batch * alone
             if expected > self.speed.budget_s:
                 reason = self._too_long("a warm-up and a request", expected)
-                self._leave_out(size, f"batch-{batch}", "not_tried", reason)
+                self._leave_out(size, f"{BATCH}{batch}", "not_tried", reason)
             elif not self._batch(size, items, batch):
                 break
 
     def _batch(self, size: int, items: list[Item], batch: int) -> bool:
-        return self._pass(size, f"batch-{batch}", lambda: time_requests(self.session, items, batch, self.speed))
+        measure = partial(time_requests, self.session, items, batch, self.speed)
+        return self._pass(size, f"{BATCH}{batch}", measure, self.session)
 
     def _server(self, size: int, items: list[Item]) -> None:
         """Requests at random times, at rising rates until one misses the bound."""
@@ -99,7 +124,7 @@ class Bench:
             rows = time_arrivals(self.session, requests, arrivals, self.speed.budget_s)
             return [*rows, {"metric": "rate", "value": rate, "unit": "1/s"}]
 
-        return self._pass(size, stage, measure)
+        return self._pass(size, stage, measure, self.session)
 
     def _offline(self, size: int, items: list[Item]) -> None:
         """Everything at once, in the requests that were fastest an image."""
@@ -109,34 +134,32 @@ class Bench:
         images = min(max(self.speed.images, SECONDS / each[batch]), self.speed.budget_s / each[batch])
         requests = requests_of(items, batch, max(1, math.floor(images / batch)))
         at_once = [0.0] * len(requests)
-        self._pass(size, OFFLINE, lambda: time_arrivals(self.session, requests, at_once, self.speed.budget_s))
+        measure = partial(time_arrivals, self.session, requests, at_once, self.speed.budget_s)
+        self._pass(size, OFFLINE, measure, self.session)
 
     def _too_long(self, what: str, expected: float) -> str:
         return f"{what} would take about {expected:.3g} s; a pass has {self.speed.budget_s:g} s"
 
-    def _pass(self, size: int, stage: str, measure: Callable[[], list[Row]]) -> bool:
-        """Make a pass unless the folder holds it; whether it is there now."""
+    def _pass(self, size: int, stage: str, measure: Callable[[], list[Row]], *used: Session) -> bool:
+        """Make a pass by the backends `used` unless the folder holds it; whether it is there now."""
         if len(self._values(size, stage, "other_load")):
             return True
         try:
-            rows = self._unless_given_up(measure)
+            for given_up in (session.given_up for session in used if session.given_up is not None):
+                raise given_up
+            rows = measure()
         except BadRequest as error:
             self._leave_out(size, stage, "not_supported", str(error))
             return False
         except BackendError as error:
             failure = {"metric": "timed", "error": f"{type(error).__name__}: {stage}: {error}"}
             self.folder.append([self._where(size, stage) | failure], "failed")
-            if isinstance(error, Unavailable | DeadlineExceeded) and self.session.given_up is None:
-                self.session.recover()
+            if isinstance(error, Unavailable | DeadlineExceeded):
+                _recover(used)
             return False
         self.folder.append([self._where(size, stage) | row for row in rows], "timed")
         self.made[f"{SIZE}{size}", stage] = pd.DataFrame(rows)
         return True
-
-    def _unless_given_up(self, measure: Callable[[], list[Row]]) -> list[Row]:
-        if self.session.given_up is not None:
-            raise self.session.given_up
-        return measure()
 
     def _leave_out(self, size: int, stage: str, metric: str, reason: str) -> None:
         self.folder.append([self._where(size, stage) | {"metric": metric, "error": reason}], "timed")
@@ -146,9 +169,30 @@ class Bench:
 
     def _image_seconds(self, size: int, batch: int) -> float:
         """Mean seconds an image in requests of `batch`; NaN where that was not measured."""
-        seconds = self._values(size, f"batch-{batch}", "end_to_end_s")
+        seconds = self._values(size, f"{BATCH}{batch}", "end_to_end_s")
         return float(seconds.mean()) / batch if len(seconds) else math.nan
 
     def _values(self, size: int, stage: str, metric: str) -> NDArray[np.float64]:
         rows = self.made.get((f"{SIZE}{size}", stage))
         return np.empty(0) if rows is None else rows.loc[rows["metric"] == metric, "value"].to_numpy(float)
+
+
+def _recover(used: Sequence[Session]) -> None:
+    """Start or attach again, whichever of them it was that was lost."""
+    for session in used:
+        if session.given_up is None:
+            session.recover()
+
+
+def in_turns_with(reference: str, batch: int) -> str:
+    """The kind of a pass of requests of `batch` images in turns with the backend of a label."""
+    return f"turns-{batch}-{reference}"
+
+
+def reference_of(speed: Mapping[str, Any], backends: Sequence[Mapping[str, Any]]) -> str:
+    """The label of the backend that times are told as multiples of; "" where there is none.
+
+    `speed` is the suite's part, `backends` are those of the run record: the first GAN where the suite names none.
+    """
+    gans = (str(backend["label"]) for backend in backends if backend["family"] == "gan")
+    return speed.get("reference") or next(gans, "")

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.score import BASELINE
-from harness.speed import LEFT_OUT, OFFLINE, SIZE
+from harness.speed import BATCH, LEFT_OUT, OFFLINE, SIZE, in_turns_with, reference_of
 from harness.statistics import percentile, ratio_of_medians, typical
 from harness.timing import OTHER_LOAD_LIMIT
 
@@ -81,16 +81,18 @@ def speed_rows(rows: pd.DataFrame, record: RowDict) -> list[RowDict]:
     """One row per backend, size and request size; times are seconds a request, energy is joules an image."""
     backends = {b["label"]: b for b in record["backends"]}
     content = record["suite"]["content"].get("speed") or {}
-    made = [p for p in passes(rows, list(backends)) if p.stage.startswith("batch-")]
+    every = passes(rows, list(backends))
+    made = [p for p in every if p.stage.startswith(BATCH)]
     fastest = _fastest(made)
-    gans = [label for label, b in backends.items() if b["family"] == "gan"]
-    reference = content.get("reference") or next(iter(gans), "")
+    reference = reference_of(content, record["backends"])
+    turns = [p for p in every if p.stage == in_turns_with(reference, p.batch)]
     return [
         _times(p)
         | _resources(p, backends[p.backend], float(content.get("watts_per_core", math.nan)))
         | {"steps": steps(backends[p.backend])}
         | _against_bicubic(p, made)
-        | _against(p, made, reference)
+        | _against(p, _same(turns, p.backend, p), _same(made, reference, p))
+        | {"reference": reference}
         | {"best": p is fastest[p.backend, p.size]}
         | p.quality
         for p in made
@@ -161,15 +163,19 @@ def _against_bicubic(p: Pass, made: list[Pass]) -> RowDict:
     return {"ratio_compute_bicubic": mine / other}
 
 
-def _against(p: Pass, made: list[Pass], reference: str) -> RowDict:
-    """The typical compute time as a multiple of the reference's, in requests of the same number of images."""
-    base = _same(made, reference, p)
-    if base is None:
-        nothing = dict.fromkeys(("ratio", "ratio_low", "ratio_high", "reference_s"), math.nan)
-        return {"reference": reference, **nothing, "ratio_valid": False}
-    ratio, low, high = ratio_of_medians(p.metrics["compute_s"], base.metrics["compute_s"])
-    figures = {"ratio": ratio, "ratio_low": low, "ratio_high": high, "reference_s": typical(base.metrics["compute_s"])}
-    return {"reference": reference, **figures, "ratio_valid": p.valid and base.valid}
+def _against(p: Pass, turns: Pass | None, reference: Pass | None) -> RowDict:
+    """The typical compute time as a multiple of the reference's, from the pass of both in turns.
+
+    `reference_s` is that of the reference's own pass, as the times beside it are.
+    """
+    ratio, low, high = math.nan, math.nan, math.nan
+    if turns is not None:
+        ratio, low, high = ratio_of_medians(turns.metrics["compute_s"], turns.metrics["reference_compute_s"])
+    elif reference is p:
+        ratio = 1.0
+    seconds = math.nan if reference is None else typical(reference.metrics["compute_s"])
+    figures = {"ratio": ratio, "ratio_low": low, "ratio_high": high, "reference_s": seconds}
+    return figures | {"ratio_valid": (turns or p).valid and not math.isnan(ratio)}
 
 
 def _same(made: list[Pass], backend: str, p: Pass) -> Pass | None:

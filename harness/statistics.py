@@ -142,15 +142,15 @@ def typical(values: Float) -> float:
 
 
 def ratio_of_medians(first: Float, second: Float, level: float = 0.95) -> tuple[float, float, float]:
-    """`typical(first) / typical(second)` with its percentile bootstrap interval, both resampled independently.
+    """`typical(first) / typical(second)` of pairs with its percentile bootstrap interval, the pairs resampled.
 
-    The interval is (NaN, NaN) where either has too few values for a median.
+    The interval is (NaN, NaN) where they are too few for a median.
     """
     ratio = typical(first) / typical(second)
-    if min(len(first), len(second)) < ENOUGH[50]:
+    if len(first) < ENOUGH[50]:
         return ratio, math.nan, math.nan
-    rng = np.random.default_rng(20260103)
-    above, below = (np.median(v[rng.integers(0, len(v), (REPLICATES, len(v)))], axis=1) for v in (first, second))
+    chosen = np.random.default_rng(20260103).integers(0, len(first), (REPLICATES, len(first)))
+    above, below = (np.median(v[chosen], axis=1) for v in (first, second))
     low, high = np.quantile(above / below, [(1 - level) / 2, (1 + level) / 2])
     return ratio, float(low), float(high)
 

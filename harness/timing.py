@@ -6,7 +6,7 @@ from itertools import cycle, islice
 import numpy as np
 
 from harness.client import Item
-from harness.session import Session, TimedPass
+from harness.session import Session, TimedPass, in_turns
 from harness.statistics import ENOUGH
 from harness.store import Row, RunFolder, read_table
 from harness.suite import Speed
@@ -30,13 +30,41 @@ def time_requests(session: Session, items: Sequence[Item], size: int, speed: Spe
     Raises:
         BackendError: a call failed.
     """
-    count = max(-(-speed.images // size), ENOUGH[50] if size > 1 else 1)
-    requests = requests_of(items, size, count)
+    requests = _enough(items, size, speed)
+    (made,) = _warmed([session], requests, speed)
+    return pass_rows(session, requests, made)
+
+
+def time_in_turns(session: Session, reference: Session, items: Sequence[Item], size: int, speed: Speed) -> list[Row]:
+    """Rows of a pass of requests of `size` images, each sent to both backends, one call at a time.
+
+    The load of the machine, its clock and its caches are then the same for both. `compute_s` and
+    `reference_compute_s`, in seconds, of the same turn have the same `sample`. As many turns as `time_requests` makes.
+
+    Raises:
+        BackendError: a call failed.
+    """
+    requests = _enough(items, size, speed)
+    mine, other = _warmed([session, reference], requests, speed)
+    rows: list[Row] = [
+        {"sample": turn, "metric": metric, "value": reply.compute_s, "unit": "s"}
+        for metric, made in (("compute_s", mine), ("reference_compute_s", other))
+        for turn, reply in enumerate(made.replies)
+    ]
+    return rows + _once(session, requests, mine)
+
+
+def _enough(items: Sequence[Item], size: int, speed: Speed) -> list[list[Item]]:
+    return requests_of(items, size, max(-(-speed.images // size), ENOUGH[50] if size > 1 else 1))
+
+
+def _warmed(sessions: Sequence[Session], requests: list[list[Item]], speed: Speed) -> list[TimedPass]:
+    """A pass of the requests after one of the first of them, which counts for the budget only."""
     spent = 0.0
     if speed.warm_up:
-        warm_up = session.timed(requests[: speed.warm_up], limit=WARM_UP_SHARE * speed.budget_s)
-        spent = warm_up.usage.wall_s
-    return pass_rows(session, requests, session.timed(requests, seconds=SECONDS, limit=speed.budget_s - spent))
+        warm_up = in_turns(sessions, requests[: speed.warm_up], limit=WARM_UP_SHARE * speed.budget_s)
+        spent = warm_up[0].usage.wall_s
+    return in_turns(sessions, requests, seconds=SECONDS, limit=speed.budget_s - spent)
 
 
 def time_arrivals(session: Session, requests: list[list[Item]], arrivals: Sequence[float], budget: float) -> list[Row]:
@@ -79,20 +107,31 @@ def pass_rows(session: Session, requests: list[list[Item]], made: TimedPass) -> 
         which = {"image": sent[0].id, "seed": sent[0].seed} if len(sent) == 1 else {}
         where = which | {"sample": number, "unit": "s"}
         rows += [where | {"metric": metric, "value": getattr(reply, metric)} for metric in TIMES]
-    side = max(requests[0][0].image.shape[:2])
     once = {
-        "output_px": (side * session.suite.scale, "px"),
-        "batch_size": (len(requests[0]), ""),
-        "wall_s": (made.usage.wall_s, "s"),
         "cpu_s": (made.usage.cpu_s, "s"),
         "package_j": (made.usage.package_j, "J"),
         f"peak_memory{'_since_start' if made.usage.since_start else ''}_mb": (made.usage.peak_memory_mb, "MiB"),
         "peak_device_memory_mb": (max(reply.peak_device_memory_mb for reply in made.replies), "MiB"),
         "cold_start_s": (session.cold_start_s, "s"),
         "warm_up_s": (session.warm_up_s(), "s"),
+    }
+    return rows + _rows(once) + _once(session, requests, made)
+
+
+def _once(session: Session, requests: list[list[Item]], made: TimedPass) -> list[Row]:
+    """What every pass has once."""
+    side = max(requests[0][0].image.shape[:2])
+    once = {
+        "output_px": (side * session.suite.scale, "px"),
+        "batch_size": (len(requests[0]), ""),
+        "wall_s": (made.usage.wall_s, "s"),
         "other_load": (made.usage.other_load, "cores"),
     }
-    return rows + [{"metric": name, "value": value, "unit": unit} for name, (value, unit) in once.items()]
+    return _rows(once)
+
+
+def _rows(values: dict[str, tuple[float, str]]) -> list[Row]:
+    return [{"metric": name, "value": value, "unit": unit} for name, (value, unit) in values.items()]
 
 
 def drop_disturbed(folder: RunFolder) -> None:

@@ -443,7 +443,7 @@ def _speeds(run: Run) -> Table:
         Column("Images/s"),
         Column("Cold start"),
         Column("Compute", f"to {BASELINE}"),
-        Column("Ratio", "to the reference"),
+        Column("Ratio", "to the reference, in turns"),
         Column("Valid", wide=True),
     ]
     return Table("Every timed pass of requests one after another", columns, rows, "speed", folded=True)

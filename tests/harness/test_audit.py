@@ -17,6 +17,7 @@ from harness.fairness import groups as fairness
 from harness.plan import CLEAN
 from harness.score import output_path
 from harness.scores import Scores
+from harness.speed import in_turns_with
 from harness.store import Row, RunFolder
 from harness.timing import OTHER_LOAD_LIMIT
 
@@ -364,22 +365,37 @@ def test_a_disturbed_pass_is_invalid(tmp_path: Path) -> None:
     assert disturbed["note"].str.contains("1.30 cores").all()
 
 
+def in_turns(label: str, batch: int, n: int, seconds: tuple[float, float], load: float = 0.0) -> list[Row]:
+    """The rows of a pass of n requests in turns: the compute seconds of a backend and of `gan`."""
+    who = {"backend": label, "options": "{}", "digest": f"digest of {label}", "condition": "size-16"}
+    who |= {"stage": in_turns_with("gan", batch)}
+    values = {"compute_s": [seconds[0]] * n, "reference_compute_s": [seconds[1]] * n}
+    values |= {"batch_size": [batch], "output_px": [16], "wall_s": [n * sum(seconds)], "other_load": [load]}
+    return [who | {"metric": metric, "value": value} for metric, found in values.items() for value in found]
+
+
 def test_times_are_multiples_of_the_reference(tmp_path: Path) -> None:
-    """The ratio is to the first GAN, or to the backend that the suite names, with an interval where both allow one."""
-    rows = [*timed("bicubic", 64, 0.002), *timed("gan", 64, 0.01), *timed("sr3", 40, 0.05, load=1.0)]
+    """The ratio is to the first GAN or the backend that the suite names: of their pass in turns, not of their own."""
+    rows = [*timed("bicubic", 64, 0.002), *timed("gan", 64, 0.01), *timed("sr3", 40, 0.05)]
+    rows += [*in_turns("bicubic", 1, 64, (0.003, 0.015)), *in_turns("bicubic", 4, 16, (0.003, 0.015))]
+    rows += [*in_turns("sr3", 1, 40, (0.06, 0.02), load=1.0), *in_turns("sr3", 4, 10, (0.08, 0.02))]
     families = {"gan": "gan", "sr3": "diffusion"}
     about = [backend(label, family=families.get(label, "other")) for label in ("passthrough", "bicubic", "gan", "sr3")]
     speed = audit.speed(scores_of(tmp_path / "default", image_table(4), rows, backends=about))
     one = only(speed, backend="sr3", batch=1)
     assert (one["reference"], one["ratio_valid"]) == ("gan", False)
-    assert (one["ratio"], one["ratio_low"], one["ratio_high"]) == pytest.approx((5, 5, 5))
-    four = only(speed, backend="sr3", batch=4)  # 10 batches: the mean, with its slow request, and no interval
-    assert four["ratio"] == pytest.approx(5 * (109 / 10))
-    assert np.isnan([four["ratio_low"], four["ratio_high"]]).all()
-    assert only(speed, backend="bicubic", batch=1)["ratio_valid"]
+    assert (one["ratio"], one["ratio_low"], one["ratio_high"]) == pytest.approx((3, 3, 3))
+    assert one["reference_s"] == pytest.approx(0.008)
+    four = only(speed, backend="sr3", batch=4)
+    assert (four["ratio"], four["ratio_valid"]) == (pytest.approx(4), True)
+    assert np.isnan([four["ratio_low"], four["ratio_high"]]).all()  # of 10 batches
+    itself, control = (only(speed, backend=label, batch=1) for label in ("gan", "bicubic"))
+    assert (itself["ratio"], itself["ratio_valid"], control["ratio"]) == (1, True, pytest.approx(0.2))
     suite = {"content": CONTENT | {"speed": {"reference": "bicubic"}}}
     named = audit.speed(scores_of(tmp_path / "named", image_table(4), rows, backends=about, suite=suite))
-    assert only(named, backend="gan", batch=1)["ratio"] == pytest.approx(5)
+    assert named.loc[named["backend"] == "bicubic", "ratio"].tolist() == [1, 1]
+    assert named.loc[named["backend"] != "bicubic", "ratio"].isna().all()  # none was timed in turns with bicubic
+    assert not named.loc[named["backend"] != "bicubic", "ratio_valid"].any()
     suite = {"content": CONTENT | {"speed": {"reference": "none such"}}}
     absent = audit.speed(scores_of(tmp_path / "absent", image_table(4), rows, backends=about, suite=suite))
     assert absent["ratio"].isna().all()
@@ -591,6 +607,7 @@ def test_full_tables_leave_no_column_empty(tmp_path: Path) -> None:
     rows: list[Row] = []
     for label, value in (("bicubic", 0.3), ("gan", 0.06), ("sr3", 0.05)):
         rows += timed(label, 662, 0.01) + timed_pass(label, "server-0.5", 64, 0.01, rate=50.0)
+        rows += in_turns(label, 1, 64, (0.01, 0.02)) if label != "gan" else []
         for metric, noisy in (("lpips_alex", {}), ("lpips_alex", {"condition": "gaussian_noise", "severity": 1})):
             rows += scored(label, metric, value + RNG(12).normal(0, 0.01, 80), names(80), **noisy)
         for severity, more in ((1, 0.1), (5, 0.2 if label == "bicubic" else 0.9)):

@@ -49,7 +49,7 @@ def test_a_run_writes_what_scripts_rely_on(suite_file: SuiteFile, photos: Path, 
     suite = suite_file(
         noise="{sigmas: [0.05], images: 12, metrics: [psnr]}",
         corruptions="{names: [contrast, glass_blur], severities: [1, 5], images: 6, metrics: [psnr, lr_mse]}",
-        speed="{images: 12, batch: 4}",
+        speed="{images: 12, batch: 4, reference: nearest}",
     )
     done = harness(*run_arguments(suite, photos, out, "bicubic", "nearest"))
     assert done.returncode == 0, done.stderr
@@ -70,6 +70,8 @@ def test_a_run_writes_what_scripts_rely_on(suite_file: SuiteFile, photos: Path, 
     }
     assert {"end_to_end_s", "compute_s", "transport_s", "cold_start_s"} <= set(rows["metric"])
     assert set(rows.loc[rows["metric"] == "end_to_end_s", "stage"]) == {"batch-1", "batch-4"}
+    turns = rows[rows["metric"] == "reference_compute_s"]
+    assert set(turns["backend"] + " " + turns["stage"]) == {"bicubic turns-1-nearest", "bicubic turns-4-nearest"}
     assert set(rows["race"]) >= {"white", "black", "unknown"}
     tables = {p.stem for p in (out / "tables").glob("*.parquet")}
     assert {

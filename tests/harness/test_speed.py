@@ -165,3 +165,42 @@ def test_a_backend_given_up_fails_every_size(bench: Open) -> None:
     rows = measured(one)
     assert stages(rows, "timed") == [("size-16", "batch-1"), ("size-32", "batch-1")]
     assert rows["error"].str.contains("given up").all()
+
+
+def test_in_turns_as_both_were_timed_alone(bench: Open) -> None:
+    """Passes in turns are of the sizes and batches that both have passes of; a resumption makes the missing one."""
+    settings = Speed(images=2, sizes=(16, 32), batch=(2, 4))
+    mine, reference = bench(settings), bench(settings, name="nearest")
+    for size in settings.sizes:
+        mine.measure(size)
+    reference.measure(16)
+    mine.compare(reference, 16)
+    mine.compare(reference, 32)
+    rows = mine.folder.rows("timed")
+    turns = rows[rows["stage"].str.startswith("turns")]
+    assert stages(turns, "wall_s") == [("size-16", f"turns-{batch}-nearest") for batch in (1, 2, 4)]
+    assert (turns["backend"] == "faulty").all()
+    mine.folder.parts("timed")[-2].unlink()
+    again = bench(settings)
+    again.compare(reference, 16)
+    rows = again.folder.rows("timed")
+    made = sorted(stage for _, stage in stages(rows, "wall_s") if stage.startswith("turns"))
+    assert made == ["turns-1-nearest", "turns-2-nearest", "turns-4-nearest"]
+
+
+def test_a_reference_that_dies_in_turns_is_there_for_the_next(bench: Open) -> None:
+    """A turn in which the reference dies is one failure of that pass; the reference is started again."""
+    settings = Speed(images=1, batch=(3,), warm_up=0)
+    mine, reference = bench(settings, name="nearest"), bench(settings)
+    mine.measure(16)
+    reference.measure(16)
+    reference.session.options |= {"fault": "die", "only": "p0#1"}
+    mine.compare(reference, 16)
+    rows = mine.folder.rows("timed", "failed")
+    assert ("size-16", "turns-1-faulty") in stages(rows, "wall_s")
+    assert stages(rows, "timed") == [("size-16", "turns-3-faulty")]
+    assert rows.loc[rows["metric"] == "timed", "error"].str.startswith("Unavailable: turns-3-faulty: ").all()
+    reference.session.options |= {"fault": "none"}
+    again = bench(settings, name="nearest")
+    again.compare(reference, 16)
+    assert ("size-16", "turns-3-faulty") in stages(again.folder.rows("timed"), "wall_s")

@@ -1,7 +1,7 @@
 """Timed passes over a real backend: rows of every request, arrivals that count from when they were due."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +10,21 @@ import pytest
 from scipy import stats
 
 from harness import timing
-from harness.client import Item
+from harness.client import Item, Reply
 from harness.errors import BadRequest
 from harness.plan import BackendSpec
 from harness.session import Session
 from harness.store import RunFolder
 from harness.suite import Speed, Suite
-from harness.timing import TIMES, drop_disturbed, poisson_arrivals, requests_of, time_arrivals, time_requests
+from harness.timing import (
+    TIMES,
+    drop_disturbed,
+    poisson_arrivals,
+    requests_of,
+    time_arrivals,
+    time_in_turns,
+    time_requests,
+)
 
 SUITE = Suite(name="small", title="small", low=8, high=16, metrics=("psnr",), deadline_s=20)
 ITEMS = [Item(f"p{i}", np.full((8, 8, 3), i, np.uint8), i) for i in range(5)]
@@ -60,6 +68,30 @@ def test_a_timed_pass_has_a_row_for_every_request(session: Session, size: int, r
     assert (found["compute_s"] + found["transport_s"] <= found["end_to_end_s"] + 1e-9).all()
     images = rows.loc[rows["metric"] == "end_to_end_s", "image"].tolist() if size == 1 else []
     assert images == [f"p{i % 5}" for i in range(len(images))]
+
+
+def test_in_turns_each_request_goes_to_both(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both backends answer every request before the next is sent, and each turn has the compute time of both."""
+    other = Session(BackendSpec("bicubic", None, "bicubic", {}), SUITE, tmp_path / "log")
+    other.open()
+    asked, call = [], Session.timed_call
+
+    def noted(self: Session, items: Sequence[Item], deadline: float) -> Reply:
+        asked.append((self.spec.label, items[0].id))
+        return call(self, items, deadline)
+
+    monkeypatch.setattr(Session, "timed_call", noted)
+    try:
+        rows = pd.DataFrame(time_in_turns(session, other, ITEMS, 1, Speed(images=7, warm_up=2)))
+    finally:
+        other.close()
+    turns = [*range(2), *range(7)]  # those of the warm-up first
+    assert asked == [(label, f"p{i % 5}") for i in turns for label in ("nearest", "bicubic")]
+    assert rows["metric"].value_counts().to_dict() == {"compute_s": 7, "reference_compute_s": 7} | dict.fromkeys(
+        ("output_px", "batch_size", "wall_s", "other_load"), 1
+    )
+    found = values(rows)
+    assert found["compute_s"].sum() + found["reference_compute_s"].sum() <= found["wall_s"][0]
 
 
 def test_a_request_holds_no_id_twice() -> None:
