@@ -36,7 +36,7 @@ AGAIN = """\
 ## Trained again
 
 The training above was before such figures were taken: they are of a second one by the same config, whose weights are
-not those that are shipped.
+not those that are shipped. It took {time}; energy (estimate): {energy}.
 
 """
 
@@ -88,7 +88,8 @@ def write_card(config: TrainingConfig, run: Path | None, backend: str | None = N
     parts = [text, "## Training\n", _training(config, log, weights)]
     second = TEXTS / f"{config.name}-again.jsonl"
     if second.exists():
-        parts.append(AGAIN + _curve(read_log(second)))
+        log = read_log(second)
+        parts.append(AGAIN.format(time=_time(log[-1]), energy=_energy(log[-1])) + _curve(log))
     if run is not None:
         parts += [
             "\n## Measured\n",

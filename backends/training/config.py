@@ -215,6 +215,8 @@ class TrainingConfig(_Strict):
     def _not_test(cls, spec: str) -> str:
         if spec.endswith("#test"):
             raise PydanticCustomError("split", "a test split is for measuring alone: name another")
+        if spec == "synthetic":
+            raise PydanticCustomError("split", "the embedded portraits are for demonstrations alone: name photos")
         return spec
 
     @field_validator("classes")

@@ -4,8 +4,13 @@ import copy
 import json
 import math
 import os
+import signal
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import torch
 from safetensors import SafetensorError
@@ -69,19 +74,30 @@ class Trainer:
         self.rows = [row for row in read_log(folder / LOG) if row["step"] <= self.step] if self.step else []
 
     def train(self) -> None:
-        """Train to the configured number of steps, printing progress with an ETA and writing checkpoints."""
+        """Train to the configured number of steps, printing progress with an ETA and writing checkpoints.
+
+        Ctrl-C ends it after the step at hand, with a checkpoint of that step; once more, at once and without.
+
+        Raises:
+            KeyboardInterrupt: so it was ended.
+        """
         clock, first, losses = _clock(), self.step, []
-        for step, indices in batches(self.task.count, self.config.batch, self.config.seed, self.step):
-            if step >= self.config.steps:
-                break
-            losses.append(self.one_step(step, indices))
-            self.step = step + 1
-            if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
-                elapsed, worked = (now - then for now, then in zip(_clock(), clock, strict=True))
-                self.seconds, self.core_seconds = self.seconds + elapsed, self.core_seconds + worked
-                self._log(losses, (self.step - first) * self.config.batch / elapsed)
-                self._checkpoint()
-                clock, losses, first = _clock(), [], self.step
+        with _interrupts_noted() as interrupts:
+            for step, indices in batches(self.task.count, self.config.batch, self.config.seed, self.step):
+                if step >= self.config.steps:
+                    break
+                losses.append(self.one_step(step, indices))
+                self.step = step + 1
+                due = self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps
+                if due or interrupts:
+                    elapsed, worked = (now - then for now, then in zip(_clock(), clock, strict=True))
+                    self.seconds, self.core_seconds = self.seconds + elapsed, self.core_seconds + worked
+                    if due:
+                        self._log(losses, (self.step - first) * self.config.batch / elapsed)
+                    self._checkpoint()
+                    clock, losses, first = _clock(), [], self.step
+                if interrupts:
+                    raise KeyboardInterrupt
 
     def one_step(self, step: int, indices: torch.Tensor) -> dict[str, float]:
         """Train all parts on the images of these indices (batch,); returns the loss of each part.
@@ -189,6 +205,24 @@ class Trainer:
             optimizer.load_state_dict(state)
         self.step = int(meta["step"])
         self.seconds, self.core_seconds = float(meta["seconds"]), float(meta["core_seconds"])
+
+
+@contextmanager
+def _interrupts_noted() -> Iterator[list[int]]:
+    """The first Ctrl-C meanwhile, which is not raised, so that what is at hand can be finished."""
+    noted: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        noted.append(number)
+        signal.signal(signal.SIGINT, before)
+        print("stopping after this step; Ctrl-C once more stops at once", file=sys.stderr, flush=True)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _clock() -> tuple[float, float]:

@@ -13,8 +13,8 @@ FIGURES = ("lpips alex", "kid alexnet")
 """Columns of a card's learning curve whose last values the page shows."""
 MARKS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 """PFLOP of training at which the page compares the learning curves; hours would compare machines as well."""
-SIZES = ((16, 64), (16, 128))
-"""Sides of inputs and outputs of the models whose curves the page compares; other stages are tasks of their own."""
+SIZES = ((16, 64), (16, 128), (64, 128))
+"""Sides of inputs and outputs of the models whose curves the page compares."""
 HEAD = """\
 # Models
 

@@ -191,6 +191,7 @@ def test_shipped_configs_are_valid(path: Path) -> None:
         ({"learning_rate": math.inf}, "learning_rate"),
         ({"learnig_rate": 1.0}, "learnig_rate: there is no such field; did you mean learning_rate?"),
         ({"validation": "utkface:faces#test"}, "validation: a test split is for measuring alone"),
+        ({"train": "synthetic"}, "train: the embedded portraits are for demonstrations alone"),
         ({"network": {"kind": "unet", "chanels": 8}}, "chanels: there is no such field"),
         ({"network": {"kind": "unet", "channels": 9}}, "channels"),
         ({"network": {"kind": "unet", "multipliers": []}}, "multipliers"),
@@ -496,7 +497,7 @@ TASKS: dict[str, dict[str, object]] = {
 def test_an_interrupted_training_ends_like_a_straight_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch, task: dict[str, object]
 ) -> None:
-    """Stopped after a checkpoint and continued, a training reaches the same weights, averages and optimiser state."""
+    """Stopped between checkpoints and continued, a training reaches the same weights, averages and optimiser state."""
     train(config(**task))
     straight = checkpoint()
     other = folder / "other"
@@ -504,23 +505,33 @@ def test_an_interrupted_training_ends_like_a_straight_one(
     (other / "faces").symlink_to(folder / "faces")
     monkeypatch.chdir(other)
     trainer = Trainer(config(**task), Path("runs/training/tiny"))
-    with failing(monkeypatch, trainer, at_step=4):
+    with interrupted(monkeypatch, trainer, at_step=4):
         trainer.train()
     assert logged_steps() == [3]
+    assert Trainer(config(**task), Path("runs/training/tiny")).step == 5
     resumed = train(config(**task))
     assert resumed.step == 6
     assert logged_steps() == [3, 6]
     torch.testing.assert_close(checkpoint(), straight, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_second_interrupt_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Someone who presses Ctrl-C twice does not wait for the step; the last checkpoint stays."""
+    trainer = Trainer(config(), Path("runs/training/tiny"))
+    with interrupted(monkeypatch, trainer, at_step=4, times=2):
+        trainer.train()
+    assert Trainer(config(), Path("runs/training/tiny")).step == 3
+
+
 @contextmanager
-def failing(monkeypatch: pytest.MonkeyPatch, trainer: Trainer, at_step: int) -> Iterator[None]:
+def interrupted(monkeypatch: pytest.MonkeyPatch, trainer: Trainer, at_step: int, times: int = 1) -> Iterator[None]:
     """Someone presses Ctrl-C in the middle of a step."""
     one_step = trainer.one_step
 
     def step(number: int, indices: Tensor) -> dict[str, float]:
-        if number == at_step:
-            raise KeyboardInterrupt
+        for _ in range(times if number == at_step else 0):
+            signal.raise_signal(signal.SIGINT)
         return one_step(number, indices)
 
     monkeypatch.setattr(trainer, "one_step", step)
@@ -1103,7 +1114,7 @@ def test_a_wrong_command_line_gets_one_line(tmp_path: Path, arguments: list[str]
 
 
 def test_ctrl_c_stops_and_says_how_to_continue(folder: Path) -> None:
-    """An interrupt ends the command with status 130 and one line, and the checkpoint can be resumed."""
+    """An interrupt ends the command with status 130, says so, and what was trained so far can be resumed."""
     path = write_config(folder, steps=10**6, checkpoint_every=1)
     with start(folder, str(path)) as process:
         assert process.stdout is not None
@@ -1112,7 +1123,10 @@ def test_ctrl_c_stops_and_says_how_to_continue(folder: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, error = process.communicate()
     assert process.returncode == 130
-    assert error == "stopped; the same command continues from runs/training/tiny\n"
+    assert error == (
+        "stopping after this step; Ctrl-C once more stops at once\n"
+        "stopped; the same command continues from runs/training/tiny\n"
+    )
     assert Trainer(load_config(path), Path("runs/training/tiny")).step >= 2
 
 
