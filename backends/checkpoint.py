@@ -35,6 +35,7 @@ UNETS = {
     (3, ()): "regression",
     (3, ("classes",)): "cdm-base",
     (6, ()): "sr3",
+    (6, ("augmentation",)): "sr3",
     (6, ("gamma",)): "sr3-fast",
     (6, ("classes", "augmentation")): STAGE,
     (6, ("tile",)): "sr3-x4",

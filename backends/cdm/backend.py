@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backends import classes
-from backends.base import Batch, Description, FloatBatch, Progress, Refused, SampleBatch
+from backends.base import Batch, Description, FloatBatch, Progress, SampleBatch
 from backends.checkpoint import STAGE, load_weights
 from backends.device import Device
-from backends.pixels import Pixels, enlarge, to_images, to_model
+from backends.pixels import Pixels, to_images
 from backends.sr3 import backend as sr3
 from backends.sr3 import diffusion, unet
 
-ROUNDING = 1e-6
-"""A level that travels as a 32-bit float may come to lie this much above what was meant."""
 LICENCE = "Apache-2.0 code; weights for non-commercial research only (trained on UTKFace)"
 
 
@@ -76,9 +74,7 @@ class CDMBase:
 class CDMStage(sr3.SR3):
     """A stage of a cascade, from `weights` of the training kit; the other settings are those of `Device`.
 
-    The conditioning augmentation is that of CDM's section 2.1, not truncated: the image z that another backend has made
-    becomes z_s ~ q(z_s | z) by the image's seed, and the network is told s, the conditioning level. Without a level it
-    is that of the weights; without a class the stage enlarges what it sees.
+    It has a conditioning augmentation, of what another backend has made; without a class it enlarges what it sees.
 
     Raises:
         ValueError: the weights are another backend's.
@@ -89,27 +85,15 @@ class CDMStage(sr3.SR3):
 
     def __init__(self, weights: str, device: str = "cpu", precision: str = "float32") -> None:
         super().__init__(weights, device=device, precision=precision)
-        self.largest, self.level = float(self.metadata["augmentation"]), float(self.metadata["level"])
         names = classes.class_names(self.metadata, _labels(self.metadata))
         self.description = replace(self.description, classes=names)
 
     def _inputs(
         self, images: Pixels, batch: Batch | FloatBatch, generators: Sequence[torch.Generator]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        gamma = diffusion.cosine_gamma(torch.tensor([self._level(i, level) for i, level in enumerate(batch.levels)]))
-        if self.largest:
-            low = to_model(images)
-            eps = self.device.normal(generators, low.shape[1:]).to(low.device)
-            images = ((diffusion.diffuse(low, eps, gamma) + 1) * 127.5).permute(0, 2, 3, 1)
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        up, (_, gamma) = super()._inputs(images, batch, generators)
         labels = classes.one_hot(batch.classes, len(self.description.classes))
-        told = (labels.to(self.device.where), gamma.to(self.device.where))
-        return enlarge(images, batch.scale).to(self.device.where), told
-
-    def _level(self, place: int, asked: float | None) -> float:
-        if asked is not None and asked > self.largest + ROUNDING:
-            text = f"{asked:g} is above {self.largest:g}, the largest that this stage was trained at"
-            raise Refused(f"images[{place}].conditioning_level", text)
-        return self.level if asked is None else asked
+        return up, (labels.to(self.device.where), gamma)
 
 
 def cdm_32(weights: str = "cdm-16-32", **settings: str) -> CDMStage:

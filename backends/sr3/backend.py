@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import harness.resize
-from backends.base import Batch, Description, FloatBatch, Gradients, Option, Progress
+from backends.base import Batch, Description, FloatBatch, Gradients, Option, Progress, Refused
 from backends.checkpoint import load_weights, weights_file
 from backends.device import Device
-from backends.pixels import Pixels, differentiate, enlarge, to_images
+from backends.pixels import Pixels, differentiate, enlarge, to_images, to_model
 from backends.sr3 import diffusion, unet
 from backends.sr3.diffusion import Denoiser, Formulation
 from harness.errors import one_line
@@ -33,6 +33,8 @@ OF_STEPS = (
     Option("schedule", 1.0, "power of the steps' times; 1: equal steps, 2: short last ones", minimum=0.25, maximum=2.0),
 )
 """The options of a model of several steps."""
+ROUNDING = 1e-6
+"""A level that travels as a 32-bit float may come to lie this much above what was meant."""
 SCHEDULES = {"sr3-16-64": 0.7}
 """Weights -> their default schedule, chosen by KID on the validation split (suite `sr3-schedules`); of others 1."""
 
@@ -111,10 +113,32 @@ class _Faces(ABC):
         return self.formulation.image(y0, up)
 
     def _inputs(
-        self, images: Pixels, batch: Batch | FloatBatch, _generators: Sequence[torch.Generator]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The enlarged images, (N, 3, scale H, scale W), and what the network is told beside the noise level."""
-        return enlarge(images, batch.scale).to(self.device.where), ()
+        self, images: Pixels, batch: Batch | FloatBatch, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """The enlarged images, (N, 3, scale H, scale W), and what the network is told beside the noise level.
+
+        The conditioning augmentation is that of CDM's section 2.1, not truncated: an image z becomes z_s ~ q(z_s | z)
+        by its seed, and the network is told s, the conditioning level. Without a level it is that of the weights.
+        """
+        if "augmentation" not in self.metadata:
+            return enlarge(images, batch.scale).to(self.device.where), ()
+        gamma = diffusion.cosine_gamma(torch.tensor([self._level(i, level) for i, level in enumerate(batch.levels)]))
+        if self.largest:
+            low = to_model(images)
+            eps = self.device.normal(generators, low.shape[1:]).to(low.device)
+            images = ((diffusion.diffuse(low, eps, gamma) + 1) * 127.5).permute(0, 2, 3, 1)
+        return enlarge(images, batch.scale).to(self.device.where), (None, gamma.to(self.device.where))
+
+    @property
+    def largest(self) -> float:
+        """The largest conditioning level that the network was trained at."""
+        return float(self.metadata["augmentation"])
+
+    def _level(self, place: int, asked: float | None) -> float:
+        if asked is not None and asked > self.largest + ROUNDING:
+            text = f"{asked:g} is above {self.largest:g}, the largest that this network was trained at"
+            raise Refused(f"images[{place}].conditioning_level", text)
+        return float(self.metadata["level"]) if asked is None else asked
 
     @abstractmethod
     def _sample(self, denoise: Denoiser, noise: Noise, options: Options, progress: Progress) -> Tensor:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from backends.checkpoint import build
-from backends.sr3.diffusion import Formulation, cosine_gamma, diffuse, dpm_solver, gammas
+from backends.sr3.diffusion import Formulation, cosine_gamma, dpm_solver, gammas
 from backends.training.config import TrainingConfig
-from backends.training.diffusion import blurred, diffusion_loss
+from backends.training.diffusion import blurred, diffusion_loss, noisy
 from backends.training.labelled import Labelled
 from backends.training.pairs import FIGURES, Resizer, paired_figures, portions
 
@@ -98,9 +98,7 @@ class CDMStageTask:
 
     def _augmented(self, low: Tensor, s: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Inputs with noise of the level s, (N,), enlarged, and gamma of s; without augmentation, as they are."""
-        gamma = cosine_gamma(s)
-        if self.config.augmentation:
-            low = diffuse(low, torch.randn(low.shape, generator=rng), gamma)
+        low, gamma = noisy(low, s, rng) if self.config.augmentation else (low, cosine_gamma(s))
         return self.resizer.up(low), gamma
 
     def validate(self, network: nn.Module) -> dict[str, float]:

@@ -154,11 +154,10 @@ OF_CLASSES: tuple[Task, ...] = ("cdm-base", "cdm-sr", "biggan")
 FIELDS: dict[str, tuple[Task, ...]] = {
     "target": ("sr3",),
     "residual": ("sr3",),
-    "conditioning_noise": ("sr3",),
     "blur": ("sr3", "cdm-sr"),
     "crops": ("sr3",),
-    "augmentation": ("cdm-sr",),
-    "level": ("cdm-sr",),
+    "augmentation": ("sr3", "cdm-sr"),
+    "level": ("sr3", "cdm-sr"),
     "classes": OF_CLASSES,
     "races": ("sr3", "regression", "gan", "student"),
 }
@@ -170,11 +169,11 @@ BLOCKS: dict[str, Task] = {"adversarial": "gan", "distillation": "student", "hin
 class TrainingConfig(_Strict):
     """One model: its task, data, network and optimisation.
 
-    Of the task sr3 alone: what is predicted (`target`) of what (`residual` over bicubic, or the image), and largest
-    deviation of `conditioning_noise` on the scale 0 to 1. `blur`: largest sigma in pixels of a blur of the inputs.
+    Of the task sr3 alone: what is predicted (`target`) of what (`residual` over bicubic, or the image). `blur`: largest
+    sigma in pixels of a blur of the inputs. `augmentation`: the largest level of the noise on the inputs, a time of the
+    cosine schedule (0: none), which the network is told, and `level`: that at which the model is to be used.
 
-    `classes`: the labels that a class-conditional model tells apart. Of the task cdm-sr alone: the largest level of the
-    conditioning augmentation, a time of the cosine schedule (0: none), and that at which the stage is to be used.
+    `classes`: the labels that a class-conditional model tells apart.
     `start` names weights of `backends/weights` whose layers, where they fit, the network begins with. `momentum` is
     Adam's beta_1. A `recipe` is one side of an experiment: its weights stay in its run folder.
     """
@@ -192,9 +191,8 @@ class TrainingConfig(_Strict):
     residual: bool = True
     crops: Crops | None = None
     blur: float = Field(default=0.0, ge=0, le=2)
-    conditioning_noise: float = Field(default=0.0, ge=0, le=0.5)
     classes: tuple[Literal["race", "gender"], ...] = Field(default=("race", "gender"), min_length=1)
-    augmentation: float = Field(default=0.5, ge=0, lt=1)
+    augmentation: float = Field(default=0.0, ge=0, lt=1)
     level: float = Field(default=0.0, ge=0)
     adversarial: Adversarial | None = None
     distillation: Distillation | None = None
@@ -240,6 +238,8 @@ class TrainingConfig(_Strict):
             raise PydanticCustomError("size", f"crops.photo must be {whole}")
         if self.crops and self.high % (4 * multiple):
             raise PydanticCustomError("size", f"high must be a multiple of {4 * multiple}: a crop is a tile of a photo")
+        if self.crops and self.augmentation:
+            raise PydanticCustomError("crops", "crops have no augmentation: the tiles of a photo share their edges")
         if self.level > self.augmentation:
             raise PydanticCustomError("level", f"level must not be above augmentation, {self.augmentation:g}")
         return self

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from backends.checkpoint import build
 from backends.pixels import to_images, to_model
-from backends.sr3.diffusion import Formulation, ddim, diffuse, gammas
+from backends.sr3.diffusion import Formulation, cosine_gamma, ddim, diffuse, gammas
 from backends.training.config import TrainingConfig
 from backends.training.data import load_images, load_labels
 from backends.training.pairs import FIGURES, PORTION, Pairs, crop, flip, paired_figures, portions
@@ -36,11 +36,10 @@ def diffusion_loss(
     eps = torch.randn(y0.shape, generator=rng)
     y_t = diffuse(y0, eps, gamma)
     condition = inputs.get("condition")
-    told = [value for name in ("labels", "level") if (value := inputs.get(name)) is not None]
     x = y_t if condition is None else torch.cat([condition, y_t], dim=1)
     x = x.contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        prediction = network(x, gamma, *told)
+        prediction = network(x, gamma, labels=inputs.get("labels"), level=inputs.get("level"))
     return F.mse_loss(prediction.float(), formulation.wanted(y0, eps, gamma))
 
 
@@ -62,12 +61,13 @@ def blurred(low: Tensor, largest: float, rng: torch.Generator) -> Tensor:
     return torch.where(draws[1][:, :, None, None] < 0.5, x.transpose(0, 1), low)
 
 
-def noisy(low: Tensor, largest: float, rng: torch.Generator) -> Tensor:
-    """Gaussian noise of a deviation uniform up to `largest`, on the scale of 0 to 1, on images in [-1, 1]. 0: none."""
-    if not largest:
-        return low
-    sigma = 2 * largest * torch.rand((len(low), 1, 1, 1), generator=rng)
-    return low + sigma * torch.randn(low.shape, generator=rng)
+def noisy(low: Tensor, s: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Conditioning augmentation (CDM, section 2.1): z_s ~ q(z_s | z) of images (N, 3, H, W), and gamma of s, (N,).
+
+    s, (N,), are times of the cosine schedule; the network is told their gamma.
+    """
+    gamma = cosine_gamma(s)
+    return diffuse(low, torch.randn(low.shape, generator=rng), gamma), gamma
 
 
 class SR3Task:
@@ -77,29 +77,29 @@ class SR3Task:
         self.config = config
         self.pairs = Pairs(config)
         self.count = len(self.pairs.images)
-        self.sizes = config.network.model_dump() | {"c_in": 6}
+        self.sizes = config.network.model_dump() | {"c_in": 6} | ({"levels": 1} if config.augmentation else {})
         self.network = build(self.sizes)
         self.parts: dict[str, nn.Module] = {"network": self.network}
         std = self.pairs.std if config.residual else 1.0
         self.formulation = Formulation(config.target, config.residual, std)
 
-    def _loss(self, network: nn.Module, hr: Tensor, up: Tensor, rng: torch.Generator) -> Tensor:
-        return diffusion_loss(network, self.formulation, self.formulation.y0(hr, up), rng, condition=up)
+    def _loss(self, network: nn.Module, hr: Tensor, up: Tensor, level: Tensor | None, rng: torch.Generator) -> Tensor:
+        return diffusion_loss(network, self.formulation, self.formulation.y0(hr, up), rng, condition=up, level=level)
 
-    def _enlarged(self, hr: Tensor) -> Tensor:
-        return self.pairs.resizer.up(self.pairs.resizer.down(hr))
-
-    def _augmented(self, hr: Tensor, rng: torch.Generator) -> Tensor:
-        """The enlarged inputs, some blurred and some with noise, as the config says."""
-        low = self.pairs.resizer.down(hr)
-        low = blurred(low, self.config.blur, rng)
-        return self.pairs.resizer.up(noisy(low, self.config.conditioning_noise, rng))
+    def _condition(self, low: Tensor, rng: torch.Generator, at: float | None = None) -> tuple[Tensor, Tensor | None]:
+        """Enlarged inputs with noise at a level, without one at levels drawn up to the largest, and what is told."""
+        level, largest = None, self.config.augmentation
+        if largest:
+            s = largest * torch.rand(len(low), generator=rng) if at is None else torch.full((len(low),), at)
+            low, level = noisy(low, s, rng)
+        return self.pairs.resizer.up(low), level
 
     def losses(self, _step: int, indices: Tensor, rng: torch.Generator) -> Iterator[tuple[str, Tensor]]:
         """See `Task.losses`."""
         hr = self.pairs.batch(indices, rng)
-        hr, up = self._seen(hr, self._augmented(hr, rng), rng)
-        yield "network", self._loss(self.network, hr, up, rng)
+        up, level = self._condition(blurred(self.pairs.resizer.down(hr), self.config.blur, rng), rng)
+        hr, up = self._seen(hr, up, rng)
+        yield "network", self._loss(self.network, hr, up, level, rng)
 
     def _seen(self, hr: Tensor, up: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """What the network sees of photos and their enlarged inputs: all, or a crop."""
@@ -112,17 +112,22 @@ class SR3Task:
         """See `Task.validate`."""
         rng = torch.Generator().manual_seed(1)
         photos = (to_model(part) for part in portions(torch.from_numpy(self.pairs.held_out)))
-        pairs = [self._seen(hr, self._enlarged(hr), rng) for hr in photos]
-        losses = [self._loss(network, hr, up, rng) for hr, up in pairs]
-        few = pairs[: FIGURES // PORTION]
-        outputs = torch.cat([self._sample(network, up, rng) for _, up in few])
-        targets = to_uint8(to_images(torch.cat([hr for hr, _ in few])).astype(np.float64))
+        seen = [self._used(hr, rng) for hr in photos]
+        losses = [self._loss(network, *each, rng) for each in seen]
+        few = seen[: FIGURES // PORTION]
+        outputs = torch.cat([self._sample(network, up, level, rng) for _, up, level in few])
+        targets = to_uint8(to_images(torch.cat([hr for hr, _, _ in few])).astype(np.float64))
         return {"validation_loss": float(torch.stack(losses).mean()), **paired_figures(outputs, targets)}
 
-    def _sample(self, network: nn.Module, up: Tensor, rng: torch.Generator) -> Tensor:
+    def _used(self, hr: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Photos, their inputs as the model is to be used, and what it is told of their level."""
+        up, level = self._condition(self.pairs.resizer.down(hr), rng, at=self.config.level)
+        return *self._seen(hr, up, rng), level
+
+    def _sample(self, network: nn.Module, up: Tensor, level: Tensor | None, rng: torch.Generator) -> Tensor:
         def denoise(y: Tensor, gamma: Tensor) -> Tensor:
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                prediction: Tensor = network(torch.cat([up, y], dim=1), gamma)
+                prediction: Tensor = network(torch.cat([up, y], dim=1), gamma, level=level)
             return self.formulation.v(prediction.float(), y, gamma)
 
         levels = gammas(STEPS, self.formulation.first)
@@ -134,6 +139,8 @@ class SR3Task:
         config, formulation = self.config, self.formulation
         settings = {"std": f"{formulation.std:.8f}", "low": str(config.low), "high": str(config.high)}
         settings |= {"target": formulation.target, "residual": str(formulation.residual).lower()}
+        if config.augmentation:
+            settings |= {"augmentation": str(config.augmentation), "level": str(config.level)}
         return self.sizes, settings | ({"tile": str(config.high)} if config.crops else {})
 
 

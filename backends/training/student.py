@@ -56,7 +56,7 @@ class Teacher:
 
     Raises:
         ConfigError: it is not there, for other sizes than the config's, or predicts something else than v of the
-            residual.
+            residual, or has a conditioning augmentation.
     """
 
     def __init__(self, config: TrainingConfig, distillation: Distillation) -> None:
@@ -72,6 +72,8 @@ class Teacher:
             raise ConfigError(f"{config.name}: teacher: {distillation.teacher} enlarges {sizes[0]} to {sizes[1]}")
         if (metadata.get("target", "v"), metadata.get("residual", "true")) != ("v", "true"):
             raise ConfigError(f"{config.name}: teacher: {distillation.teacher} does not predict v of the residual")
+        if "augmentation" in metadata:
+            raise ConfigError(f"{config.name}: teacher: {distillation.teacher} wants noise on its inputs")
         self.network = network.to(memory_format=torch.channels_last).requires_grad_(requires_grad=False)
 
     def copy_to(self, network: nn.Module) -> None:

@@ -82,6 +82,7 @@ STUDENT: dict[str, object] = {
     "task": "student",
     "distillation": {"teacher": "teacher", "sampler_steps": 2, "pretrain": 4, "critic_channels": 4},
 }
+CROPS: dict[str, object] = {"crops": {"photo": 20, "sharpest": 6}}
 
 
 def config(**changes: object) -> TrainingConfig:
@@ -191,6 +192,7 @@ def test_shipped_configs_are_valid(path: Path) -> None:
         ({"learning_rate": math.inf}, "learning_rate"),
         ({"learnig_rate": 1.0}, "learnig_rate: there is no such field; did you mean learning_rate?"),
         ({"validation": "utkface:faces#test"}, "validation: a test split is for measuring alone"),
+        (CROPS | {"augmentation": 0.3}, "crops have no augmentation"),
         ({"train": "synthetic"}, "train: the embedded portraits are for demonstrations alone"),
         ({"network": {"kind": "unet", "chanels": 8}}, "chanels: there is no such field"),
         ({"network": {"kind": "unet", "channels": 9}}, "channels"),
@@ -340,7 +342,7 @@ def test_training_sees_what_the_backend_will_see() -> None:
 
 
 def test_blur_and_noise_are_of_the_inputs_alone() -> None:
-    """Blur smooths about half of the images and keeps flat ones; noise is as strong as asked for; 0 is neither."""
+    """Blur smooths about half of the images and keeps flat ones; noise is z_s ~ q(z_s | z), at s = 0 none."""
     rng = torch.Generator().manual_seed(0)
     low = torch.rand((64, 3, 8, 8), generator=rng)
     changed = (blurred(low, 1.0, rng) != low).flatten(1).any(dim=1)
@@ -348,13 +350,13 @@ def test_blur_and_noise_are_of_the_inputs_alone() -> None:
     assert (blurred(low, 2.0, rng).var() < low.var()).all()
     flat = torch.full((8, 3, 8, 8), 0.25)
     torch.testing.assert_close(blurred(flat, 2.0, rng), flat)
-    deviations = (noisy(low, 0.1, rng) - low).flatten(1).std(dim=1)
-    assert 0.15 < float(deviations.max()) < 0.22
     assert blurred(low, 0, rng) is low
-    assert noisy(low, 0, rng) is low
-
-
-CROPS: dict[str, Any] = {"crops": {"photo": 20, "sharpest": 6}}
+    with_noise, gamma = noisy(flat, torch.linspace(0, 0.7, 8), rng)
+    assert torch.equal(with_noise[0], flat[0])
+    for s, told, image in zip(torch.linspace(0, 0.7, 8), gamma, with_noise, strict=True):
+        assert float(told) == pytest.approx(math.cos(float(s) * math.pi / 2) ** 2)
+        noise = image - math.sqrt(told) * 0.25
+        assert float(noise.std()) == pytest.approx(math.sqrt(1 - told), rel=0.25, abs=1e-6)
 
 
 @pytest.mark.usefixtures("folder")
@@ -366,7 +368,7 @@ def test_crops_are_of_the_sharpest_photos_and_of_whole_inputs() -> None:
     np.testing.assert_array_equal(task.pairs.images, every[np.sort(np.argsort(-sharpness)[:6])])
     hr = to_model(task.pairs.images)
     rng = torch.Generator().manual_seed(0)
-    seen, up = task._seen(hr, task._enlarged(hr), rng)
+    seen, up = task._seen(hr, task._condition(task.pairs.resizer.down(hr), rng)[0], rng)
     assert seen.shape == up.shape == (6, 3, 16, 16)
     low = np.stack([to_uint8(resize(image.astype(np.float64), 5, 5)) for image in task.pairs.images])
     places = [
@@ -393,10 +395,12 @@ def test_a_training_on_crops_serves_photos_by_tiles() -> None:
 
 
 @pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize(("target", "residual"), [("v", True), ("eps", False)])
-def test_the_backend_serves_what_was_trained(monkeypatch: pytest.MonkeyPatch, target: str, residual: bool) -> None:  # noqa: FBT001 - a parameter
-    """The weights say what they predict: the backend's image is the one that the training's validation drew."""
-    settings = config(target=target, residual=residual, learning_rate=3e-3)
+@pytest.mark.parametrize(
+    "kind", [{}, {"target": "eps", "residual": False}, {"augmentation": 0.3, "level": 0.1}], ids=["v", "eps", "noise"]
+)
+def test_the_backend_serves_what_was_trained(monkeypatch: pytest.MonkeyPatch, kind: dict[str, object]) -> None:
+    """The weights say what they predict, at which level: the image is the one that the training's validation drew."""
+    settings = config(learning_rate=3e-3, **kind)
     trainer = train(settings)
     monkeypatch.setattr("backends.checkpoint.FOLDER", card.export(settings, *trainer.task.export()).parent)
     assert isinstance(trainer.task, SR3Task)
@@ -404,12 +408,14 @@ def test_the_backend_serves_what_was_trained(monkeypatch: pytest.MonkeyPatch, ta
     low = np.stack([to_uint8(resize(image.astype(np.float64), 4, 4)) for image in images])
     ours = backend.SR3(weights="tiny")
     options: dict[str, Value] = {"steps": 8, "sampler": "ddim", "schedule": 1.0}
-    outputs = ours.upscale(Batch(low, 4, ("a", "b"), (1, 1), options), lambda _done, _total: None)
-    with torch.no_grad():
-        drawn = [
-            trainer.task._sample(trainer.average, enlarge(image[None], 4), torch.Generator().manual_seed(1))
-            for image in low
-        ]
+    asked = Batch(low, 4, ("a", "b"), (1, 1), options, levels=(None, None))
+    outputs = ours.upscale(asked, lambda _done, _total: None)
+    drawn = []
+    for image in low:
+        rng = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            seen = trainer.task._condition(to_model(image[None]), rng, at=settings.level)
+            drawn.append(trainer.task._sample(trainer.average, *seen, rng))
     difference = np.abs(outputs - to_images(torch.cat(drawn)))
     assert difference.mean() < 0.5  # the training's validation computes in bfloat16
     assert difference.mean() < 0.1 * np.abs(outputs - outputs.mean()).mean()
@@ -480,7 +486,7 @@ BIGGAN: dict[str, object] = {
 }
 TASKS: dict[str, dict[str, object]] = {
     "sr3": {},
-    "sr3-eps": {"target": "eps", "residual": False, "blur": 1.0, "conditioning_noise": 0.1},
+    "sr3-eps": {"target": "eps", "residual": False, "blur": 1.0, "augmentation": 0.3, "level": 0.1},
     "portraits": {"task": "portraits"},
     "regression": {"task": "regression"},
     "srgan": GAN,
@@ -815,17 +821,24 @@ def test_a_teacher_that_does_not_fit_is_named(changes: dict[str, object], named:
 
 
 @pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize("said", [{"target": "eps"}, {"residual": "false"}])
-def test_a_teacher_of_another_target_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: dict[str, str]
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"target": "eps"}, "teacher does not predict v of the residual"),
+        ({"residual": "false"}, "teacher does not predict v of the residual"),
+        ({"augmentation": "0.3", "level": "0.1"}, "teacher wants noise on its inputs"),
+    ],
+)
+def test_a_teacher_of_another_kind_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: dict[str, str], message: str
 ) -> None:
-    """A student learns v of the residual: a teacher that predicts something else would be misread."""
+    """A student learns v of the residual from inputs as they are: a teacher of anything else would be misread."""
     source, others = tmp_path / "weights" / "teacher.safetensors", tmp_path / "others"
     others.mkdir()
     _, metadata = load_network(source, UNet)
     save_file(load_file(source), others / "teacher.safetensors", metadata | said)
     monkeypatch.setattr(student, "FOLDER", others)
-    with pytest.raises(ConfigError, match="teacher does not predict v of the residual"):
+    with pytest.raises(ConfigError, match=message):
         student.StudentTask(config(**STUDENT))
 
 
