@@ -100,13 +100,13 @@ def sampled(tables: dict[str, pd.DataFrame]) -> list[pd.DataFrame]:
 
 
 def ratios(tables: dict[str, pd.DataFrame]) -> list[pd.DataFrame]:
-    """Compute times as multiples of the reference's in requests of as many images, as rows of the summary.
+    """Compute times as multiples of the reference's, of one image and in the largest requests, as rows of the summary.
 
     Disturbed times are left out.
     """
     names = {"ratio": "mean", "ratio_low": "low", "ratio_high": "high"}
     times = tables["speed"].drop(columns=[*names.values()], errors="ignore").rename(columns=names)
-    times = times.query("valid and ratio_valid and (batch == 1 or best)") if len(times) else times
+    times = times[times["ratio_valid"].astype(bool) & times["batch"].isin((1, times["batch"].max()))]
     times = times.assign(metric=np.where(times["batch"] == 1, "alone", "batch"))
     return [times[COLUMNS].assign(n=0)] if len(times) else []
 
