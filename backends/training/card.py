@@ -57,7 +57,7 @@ def export(config: TrainingConfig, sizes: dict[str, object], metadata: dict[str,
     path = weights_path(config)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
-    save_file(halves, partial, {**metadata, "network": json.dumps(sizes)})
+    save_file(halves, partial, {**metadata, "network": json.dumps(sizes), "revision": _revision()})
     partial.rename(path)
     return path
 
@@ -115,6 +115,7 @@ def _training(config: TrainingConfig, log: list[dict[str, float]], weights: Path
     parameters = sum(t.numel() for t in load_file(weights).values())
     rows = [
         ("command", f"`python -m backends.training backends/training/configs/{config.name}.yaml`"),
+        *([("git revision of the training", trained)] if (trained := read_metadata(weights).get("revision")) else []),
         ("git revision when this card was written", _revision()),
         ("data", f"`{config.train}` (validation `{config.validation}`; the test split was not used)"),
         ("parameters", f"{parameters:,}, {weights.stat().st_size / 1e6:.1f} MB as fp16"),

@@ -1208,15 +1208,17 @@ def make_run(folder: Path) -> Path:
 
 
 def test_a_card_is_made_from_the_log(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The card holds its text, the training's figures once for each step, and a run's table.
+    """The card holds its text, the training's revision and figures once for each step, and a run's table.
 
     If the model was trained again for its curve, it has that, too.
     """
     (folder / "texts").mkdir()
     (folder / "texts" / "tiny.md").write_text("# tiny: a test\n\n√γ\n", encoding="utf-8")
     monkeypatch.setattr(card, "TEXTS", folder / "texts")
+    monkeypatch.setattr(card, "_revision", lambda: "1234567")
     path = write_config(folder)
     assert run_main(monkeypatch, command.main, path) == 0
+    monkeypatch.setattr(card, "_revision", lambda: "89abcde")
     log = folder / "runs/training/tiny/log.jsonl"
     lines = log.read_text().splitlines()
     log.write_text("\n".join([lines[0], lines[0], lines[1]]) + "\n")
@@ -1224,6 +1226,7 @@ def test_a_card_is_made_from_the_log(folder: Path, monkeypatch: pytest.MonkeyPat
     text = (folder / "backends/weights/tiny.md").read_text(encoding="utf-8")
     assert text.startswith("# tiny: a test\n\n√γ\n")
     assert "| images seen | 24 in 6 steps of 4 |" in text
+    assert "| git revision of the training | 1234567 |\n| git revision when this card was written | 89abcde |\n" in text
     assert text.count("| 12 | ") == 1
     assert "| time | 0.00 core-hours, 0.00 h by the clock, other work beside it |" in text
     assert "GFLOP a pass and image of 16 x 16 pixels" in text
