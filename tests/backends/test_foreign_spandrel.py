@@ -1,6 +1,7 @@
 """Checkpoints that spandrel knows: an ESRGAN in BasicSR's layout, described and served."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,31 @@ def repeating() -> dict[str, Tensor]:
     return state
 
 
+NEWER = {"conv_body": "trunk_conv", "conv_up1": "upconv1", "conv_up2": "upconv2", "conv_hr": "HRconv"}
+"""BasicSR's names of convolutions -> those of ESRGAN's own repository.
+
+Source: github.com/xinntao/ESRGAN, RRDBNet_arch.py at d274b11e25f93cb8fc81b65fe40115e52c08d51b.
+"""
+OLDER = {"conv_first": "model.0", "conv_body": "model.1.sub.1", "conv_up1": "model.3", "conv_up2": "model.6"}
+OLDER |= {"conv_hr": "model.8", "conv_last": "model.10"}
+"""The same -> those of its first release; after one block the trunk's convolution has number 1.
+
+Source: github.com/xinntao/ESRGAN, transer_RRDB_models.py at 7f37803677e2b145621027c5258dc9076ab0befa.
+"""
+
+
+def newer(name: str) -> str:
+    """A tensor's name in BasicSR as ESRGAN's repository has it."""
+    part, _, kind = name.rpartition(".")
+    return f"{NEWER.get(part, part).replace('body.', 'RRDB_trunk.').replace('rdb', 'RDB')}.{kind}"
+
+
+def older(name: str) -> str:
+    """A tensor's name in BasicSR as ESRGAN's first release has it."""
+    part, _, kind = name.rpartition(".")
+    return f"{OLDER[part]}.{kind}" if part in OLDER else f"model.1.sub.{part[5:].replace('rdb', 'RDB')}.0.{kind}"
+
+
 def batch(*shape: int) -> Batch:
     """A batch of one image of noise."""
     image = np.random.default_rng(0).integers(0, 256, (1, *shape, 3), dtype=np.uint8)
@@ -73,6 +99,22 @@ def test_pixels_go_through_as_they_are(checkpoint: Path) -> None:
     images = batch(12, 20)
     output = Spandrel(str(checkpoint)).upscale(images, ignore)
     np.testing.assert_allclose(output[0], images.images[0].repeat(4, axis=0).repeat(4, axis=1), atol=1e-3)
+
+
+@pytest.mark.parametrize("spelling", [newer, older])
+@pytest.mark.parametrize("wrapped", [dict, lambda state: {"state_dict": {f"module.{k}": v for k, v in state.items()}}])
+def test_the_spellings_of_esrgan_are_one_network(
+    tmp_path: Path, spelling: Callable[[str], str], wrapped: Callable[[dict[str, Tensor]], object]
+) -> None:
+    """Checkpoints of ESRGAN's own two releases, bare and as parallel training saves them, are read as BasicSR's are."""
+    torch.manual_seed(0)
+    state = {name: 0.1 * torch.randn_like(tensor) for name, tensor in basicsr().items()}
+    torch.save(state, tmp_path / "basicsr.pth")
+    torch.save(wrapped({spelling(name): tensor for name, tensor in state.items()}), tmp_path / "esrgan.pth")
+    images = batch(6, 10)
+    ours, theirs = (Spandrel(str(tmp_path / f"{n}.pth")).upscale(images, ignore) for n in ("basicsr", "esrgan"))
+    assert ours.std() > 1
+    np.testing.assert_array_equal(theirs, ours)
 
 
 def test_half_precision_is_served_where_the_architecture_has_it(checkpoint: Path) -> None:
